@@ -24,8 +24,8 @@ const (
 )
 
 // Engine runs commands over one source tree. Its methods may be called concurrently.
-// Errors that it returns are faults of the environment (no network, disk full, cancelled);
-// a command that ran and failed is a Result with an ExitCode, not an error.
+// Errors that they return are those of package fault, or else faults of the environment (no network,
+// disk full, cancelled); a command that ran and failed is a Result with an ExitCode, not an error.
 type Engine interface {
 	// Name is the engine's name in flags and run records: "host" or "dagger".
 	Name() string
@@ -34,13 +34,14 @@ type Engine interface {
 	Source() Source
 
 	// Toolchain makes one exact Go release ready to run ("1.22.12") and verifies its checksum: against
-	// pin if that is set, else against the public checksum database.
-	Toolchain(ctx context.Context, release, pin string) (Toolchain, error)
+	// the pin for the engine's platform if there is one, else against the public checksum database.
+	Toolchain(ctx context.Context, release string, pins map[string]string) (Toolchain, error)
 
 	// Run runs one command to its end.
 	Run(ctx context.Context, c Command) (*Result, error)
 
-	// Start starts an image. The caller must Close the process.
+	// Start starts an image. The caller must Close the process. The error is a *ForeignError when no
+	// image of that platform can run here.
 	Start(ctx context.Context, c Container) (Process, error)
 
 	// Close removes what the engine created for itself, other than caches.
@@ -51,20 +52,26 @@ type Engine interface {
 type Source struct {
 	// FS holds exactly the files that commands see. It implements fs.ReadLinkFS.
 	FS fs.FS
-	// Dir is where the tree came from on this machine, for messages only; it must reach no output.
-	Dir string
+	// Files are the files of FS, sorted by name.
+	Files []File
 	// Commit is the full hash of the checked-out commit, empty without version control.
 	Commit string
-	// Branch is the checked-out branch, empty when detached or without version control.
-	Branch string
-	// Tags are the tags that point at Commit, sorted.
-	Tags []string
-	// Time is the commit's time, or SOURCE_DATE_EPOCH where that is set; zero when neither is known.
+	// Time is SOURCE_DATE_EPOCH where that is set, else the commit's time; zero when neither is known.
 	Time time.Time
 	// Dirty tells that the tree differs from Commit.
 	Dirty bool
-	// URL is the address of the repository, without credentials; empty when unknown.
-	URL string
+}
+
+// File is one file of a source tree.
+type File struct {
+	// Name is slash-separated and relative to the source's root.
+	Name string
+	// Executable is the only part of a file's mode that git keeps.
+	Executable bool
+	// Link is the target of a symbolic link, empty for a regular file.
+	Link string
+	// SHA256 is the digest of a regular file's content, in hex.
+	SHA256 string
 }
 
 // Toolchain is a Go release that is ready to run.
@@ -92,10 +99,12 @@ type Command struct {
 	Args []string
 	// Env are further variables, "KEY=value". They come after the engine's own few, which are constant.
 	Env []string
-	// Outputs names files or directories below OutDir that are wanted in OutputDir, also when the
-	// command failed. One that the command did not write is left out.
+	// Outputs names files or directories that are wanted in OutputDir, also when the command failed: below
+	// OutDir, or with SourceDir and a slash before the name, of the tree that the command changed. One that
+	// the command did not write is left out.
 	Outputs []string
-	// OutputDir is an existing directory of the calling process. Outputs appear in it under their names.
+	// OutputDir is an existing directory of the calling process. Outputs appear in it under their names,
+	// relative to OutDir or SourceDir.
 	OutputDir string
 	// Writes says that the command may change its source tree, as tests do. It then gets a tree that is
 	// shared with no command of another release, and the next command finds the source as it was.
@@ -143,6 +152,16 @@ type Container struct {
 	// Isolation asks for one kind of isolation, of those that the engine's documentation names. Empty
 	// means the best that the machine offers, and an error where it offers none.
 	Isolation string
+}
+
+// ForeignError says that images of a platform cannot run here. That is not the image's fault.
+type ForeignError struct {
+	// Platform is that of the image, Machine says what runs here.
+	Platform, Machine string
+}
+
+func (e *ForeignError) Error() string {
+	return "an image for " + e.Platform + " cannot run on " + e.Machine
 }
 
 // Process is a started image.

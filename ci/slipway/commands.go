@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/slipway-ci/slipway/ci/internal/view"
+	"github.com/slipway-ci/slipway/pipelines"
+	"github.com/slipway-ci/slipway/pipelines/engine/host"
+	"github.com/slipway-ci/slipway/pipelines/fault"
+)
+
+// command is one subcommand.
+type command struct {
+	name, summary, example string
+	// run does the work of a command that runs stages.
+	run func(ctx context.Context, p *pipelines.Pipeline) error
+}
+
+func stageRunner[T any](stage func(*pipelines.Pipeline, context.Context) (T, error)) func(context.Context, *pipelines.Pipeline) error {
+	return func(ctx context.Context, p *pipelines.Pipeline) error {
+		_, err := stage(p, ctx)
+		return err
+	}
+}
+
+var commands = []command{
+	{"all", "run every stage; publish if --to is given", "slipway all --platforms=linux/amd64,linux/arm64 --to=registry.example/team/app:1.4.2",
+		func(ctx context.Context, p *pipelines.Pipeline) error { return p.All(ctx) }},
+	{"vet", "go vet under every release, gofmt, and the module files", "slipway vet --go-versions=1.22,stable", stageRunner((*pipelines.Pipeline).Vet)},
+	{"test", "go test under every release", "slipway test --go-versions=1.20,1.21,1.22 --race", stageRunner((*pipelines.Pipeline).Test)},
+	{"build", "compile every command for every platform, strip, and read back", "slipway build --platforms=linux/amd64,windows/amd64", stageRunner((*pipelines.Pipeline).Build)},
+	{"verify", "prove that the stripped binaries are the ones that were built", "slipway verify", stageRunner((*pipelines.Pipeline).Verify)},
+	{"image", "put the verified binaries into an image, as an OCI layout", "slipway image --base=gcr.io/distroless/static-debian12:nonroot", stageRunner((*pipelines.Pipeline).Image)},
+	{"smoke", "start the image as production would, ask it, and stop it", "slipway smoke", stageRunner((*pipelines.Pipeline).Smoke)},
+	{"publish", "push the image and read it back", "slipway publish --to=127.0.0.1:5000/hello:1.0.0", stageRunner((*pipelines.Pipeline).Publish)},
+	{"plan", "show what would be done", "slipway plan", nil},
+	{"lock", "resolve what the configuration leaves open and write slipway.lock", "slipway lock --update", nil},
+	{"version", "show the version of slipway", "slipway version", nil},
+}
+
+func find(name string) *command {
+	for i := range commands {
+		if commands[i].name == name {
+			return &commands[i]
+		}
+	}
+	return nil
+}
+
+func dispatch(ctx context.Context, args []string, stdout io.Writer, stderr *os.File) error {
+	if len(args) == 0 || args[0] == "help" && len(args) == 1 || args[0] == "-h" || args[0] == "--help" {
+		return printUsage(stdout)
+	}
+	name, args := args[0], args[1:]
+	if name == "help" {
+		name, args = args[0], []string{"--help"}
+	}
+	if name == "--version" {
+		name = "version"
+	}
+	c := find(name)
+	if c == nil {
+		var names []string
+		for _, c := range commands {
+			names = append(names, c.name)
+		}
+		return fault.Usagef("There are: "+strings.Join(names, ", ")+". `slipway --help` says what they do.", "there is no command %q", name)
+	}
+	in, err := parse(c, args, stdout)
+	if err != nil {
+		return err
+	}
+	if name == "version" {
+		return printVersion(stdout)
+	}
+	return execute(ctx, c, in, stdout, stderr)
+}
+
+// execute runs one command over one source.
+func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stderr *os.File) (err error) {
+	if c.name == "publish" && len(in.config.To) == 0 {
+		return fault.Usagef("Name a reference, oci:DIR, tar:FILE or embedded, such as --to=registry.example/team/app:1.4.2.", "publish needs a place to push to")
+	}
+	e, err := host.Open(ctx, in.source, host.Options{Exclude: in.ownFiles()})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, e.Close()) }()
+	cache, err := host.CacheDir("")
+	if err != nil {
+		return err
+	}
+	lock, err := pipelines.ReadLock(e.Source().FS)
+	if err != nil {
+		return err
+	}
+	if in.update {
+		lock.Forget()
+	}
+
+	progress := view.Choose(stderr, false, os.Getenv)
+	if in.json {
+		progress = view.JSON(stdout)
+	}
+	p, err := pipelines.New(ctx, e, in.config, pipelines.Options{Output: in.output, Cache: cache, Lock: lock, Observe: progress.Event, Credentials: in.credentials})
+	if err == nil {
+		defer func() { err = errors.Join(err, p.Close()) }()
+		switch {
+		case c.run != nil:
+			err = c.run(ctx, p)
+		case c.name == "lock":
+			err = p.LockBase(ctx)
+		}
+	}
+	progress.Close()
+	if err != nil {
+		return err
+	}
+	wrote, lockErr := lock.Write(in.source)
+	if lockErr != nil && c.name == "lock" {
+		return fault.Environmentf(lockErr, "The source directory must be writable for this.", "%s cannot be written", pipelines.LockFile)
+	}
+	out := &printer{w: stdout, in: in, p: p, command: c.name}
+	if c.run == nil {
+		return out.plan(wrote)
+	}
+	kept, err := p.Finish()
+	if err != nil {
+		return err
+	}
+	if in.json {
+		err = json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "verdict": p.Record.Verdict, "record": p.Record})
+	} else {
+		if lockErr != nil {
+			fmt.Fprintf(stderr, "note: %s cannot be written (%v): the next run resolves anew\n", pipelines.LockFile, reason(lockErr))
+		}
+		err = out.summary(wrote, kept)
+	}
+	if err == nil && p.Record.Verdict != pipelines.Passed {
+		err = errVerdict
+	}
+	return err
+}
+
+func reason(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Err
+	}
+	return err
+}
+
+// ownFiles are what slipway itself writes into the source.
+func (in *input) ownFiles() []string {
+	var names []string
+	for _, name := range pipelines.OutputNames(in.output) {
+		if source, err := filepath.EvalSymlinks(in.source); err == nil {
+			if rel, err := filepath.Rel(source, name); err == nil && filepath.IsLocal(rel) {
+				names = append(names, filepath.ToSlash(rel))
+			}
+		}
+	}
+	return names
+}
+
+func printVersion(w io.Writer) error {
+	version := "(devel)"
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		version = b.Main.Version
+	}
+	_, err := fmt.Fprintf(w, "slipway %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return err
+}

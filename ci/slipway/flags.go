@@ -1,0 +1,248 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/slipway-ci/slipway/pipelines"
+	"github.com/slipway-ci/slipway/pipelines/fault"
+)
+
+// input is what a command line and a configuration file say together.
+type input struct {
+	source      string // absolute
+	output      string // absolute
+	config      pipelines.Config
+	credentials pipelines.Credentials
+	json        bool
+	update      bool
+	given       []string // the flags that were given, for repeating the run
+}
+
+// flagSet defines the flags. Those of the configuration are bound to c, whose values are the defaults.
+type flagSet struct {
+	*pflag.FlagSet
+	source, username, password string
+	json, update               bool
+}
+
+func newFlagSet(name string, c *pipelines.Config) *flagSet {
+	f := &flagSet{FlagSet: pflag.NewFlagSet("slipway "+name, pflag.ContinueOnError)}
+	f.SortFlags = false
+	f.SetOutput(io.Discard) // errors are printed once, by main
+	f.Usage = func() {}
+	f.StringVar(&f.source, "source", ".", "directory of the source tree")
+	f.StringVar(&c.Output, "output", c.Output, "directory for everything that the run writes (default dist in the source)")
+	f.StringSliceVar(&c.GoVersions, "go-versions", c.GoVersions, "Go releases: 1.22, 1.22.5, stable, oldstable, minimum (default minimum,oldstable,stable)")
+	f.StringSliceVar(&c.Platforms, "platforms", c.Platforms, "platforms: os/arch or os/arch/variant (default linux and this machine's architecture)")
+	f.StringSliceVar(&c.Modules, "modules", c.Modules, "directories of modules (default those of go.work, else the root, else all)")
+	f.StringSliceVar(&c.Packages, "packages", c.Packages, "package patterns (default ./...)")
+	f.StringSliceVar(&c.Commands, "commands", c.Commands, "names of the main packages to build (default those in the root and below cmd, else all)")
+	f.StringSliceVar(&c.Tags, "tags", c.Tags, "build tags")
+	f.StringVar(&c.LDFlags, "ldflags", c.LDFlags, "linker flags, such as \"-X main.version=1.2.3\"")
+	f.BoolVar(&c.Race, "race", c.Race, "test with the race detector (needs a C compiler)")
+	f.BoolVar(&c.CGO, "cgo", c.CGO, "let builds and tests use cgo")
+	f.StringVar(&c.Shuffle, "shuffle", c.Shuffle, "order of tests: off, on, or a seed (default off)")
+	f.DurationVar(&c.Timeout, "timeout", c.Timeout, "limit for the tests of one package (default 10m)")
+	f.StringSliceVar(&c.VetChecks, "vet-checks", c.VetChecks, "checks of the vet stage: vet, gofmt, tidy, verify, vendor (default all)")
+	f.optional(&c.Rebuild, "rebuild", "build a second time, elsewhere and from nothing, and compare (default true)")
+	f.StringVar(&c.Base, "base", c.Base, "base image: scratch, a reference, or oci:DIR (default scratch)")
+	f.StringVar(&c.Entrypoint, "entrypoint", c.Entrypoint, "name of the command that the image starts")
+	f.StringSliceVar(&c.Args, "args", c.Args, "arguments that the image starts its entrypoint with")
+	f.StringVar(&c.User, "user", c.User, "user that the image runs as (default 65532:65532)")
+	f.StringToStringVar(&c.Env, "env", c.Env, "environment variables of the image")
+	f.StringSliceVar(&c.Ports, "ports", c.Ports, "ports that the image exposes")
+	f.StringToStringVar(&c.Labels, "labels", c.Labels, "labels of the image")
+	f.optional(&c.Certificates, "certificates", "put CA certificates into the image (default true on scratch)")
+	f.StringSliceVar(&c.Timezones, "timezones", c.Timezones, "time zones in the image: all, none, or names (default all on scratch)")
+	f.optional(&c.Accounts, "accounts", "put /etc/passwd and /etc/group into the image (default true on scratch)")
+	f.optional(&c.Tmp, "tmp", "put an empty /tmp into the image (default true on scratch)")
+	f.StringVar(&c.Smoke.Isolation, "smoke", c.Smoke.Isolation, "isolation of the smoke run: auto, runc, crun, namespaces, process (none at all), or off (default auto)")
+	f.StringSliceVar(&c.To, "to", c.To, "where to publish: a reference, oci:DIR, tar:FILE, or embedded (a registry for the length of the run)")
+	f.StringVar(&f.username, "username", "", "user at the registry (default from the docker configuration)")
+	f.StringVar(&f.password, "password", "", "where the password is: env:NAME or file:PATH; never the password itself")
+	f.IntVar(&c.Parallel, "parallel", c.Parallel, "how many commands run at the same time (default what cores and memory allow)")
+	f.BoolVar(&f.json, "json", false, "print events and the run record as JSON, one object a line")
+	if name == "lock" {
+		f.BoolVar(&f.update, "update", false, "resolve anew what slipway.lock has pinned")
+	}
+	return f
+}
+
+// optional defines a flag for a setting that may be left open.
+func (f *flagSet) optional(b **bool, name, usage string) {
+	f.Var(&optionalBool{b}, name, usage)
+	f.Lookup(name).NoOptDefVal = "true"
+}
+
+type optionalBool struct{ b **bool }
+
+func (o *optionalBool) Type() string { return "bool" }
+func (o *optionalBool) String() string {
+	if o.b == nil || *o.b == nil {
+		return ""
+	}
+	return strconv.FormatBool(**o.b)
+}
+
+func (o *optionalBool) Set(s string) error {
+	v, err := strconv.ParseBool(s)
+	*o.b = &v
+	return err
+}
+
+// parse reads the command line and the configuration file of the source that it names. What stands on the
+// command line counts.
+func parse(c *command, args []string, stdout io.Writer) (*input, error) {
+	var config pipelines.Config
+	first := newFlagSet(c.name, &config)
+	if err := first.Parse(args); errors.Is(err, pflag.ErrHelp) {
+		return nil, errors.Join(err, printHelp(stdout, c, first))
+	} else if err != nil {
+		return nil, flagError(c, first, err)
+	}
+	if first.NArg() > 0 {
+		return nil, fault.Usagef("Everything but the command is given as --flag=value.", "%s: unexpected argument %q", c.name, first.Arg(0))
+	}
+	in := &input{}
+	var err error
+	if in.source, err = filepath.Abs(first.source); err != nil {
+		return nil, err
+	}
+	config, err = readConfig(in.source)
+	if err != nil {
+		return nil, err
+	}
+	// Paths in the file are relative to it, paths on the command line to the working directory.
+	localPaths(&config, in.source)
+	f := newFlagSet(c.name, &config)
+	if err := f.Parse(args); err != nil {
+		return nil, flagError(c, f, err)
+	}
+	in.output = filepath.Join(in.source, "dist")
+	if config.Output != "" {
+		in.output, err = filepath.Abs(config.Output)
+		if err != nil {
+			return nil, err
+		}
+	}
+	cwd, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	localPaths(&config, cwd)
+	config.Output = ""
+	in.config, in.json, in.update = config, f.json, f.update
+	f.Visit(func(flag *pflag.Flag) {
+		if s, ok := flag.Value.(pflag.SliceValue); ok {
+			in.given = append(in.given, flag.Name+"="+strings.Join(s.GetSlice(), ","))
+		} else {
+			in.given = append(in.given, flag.Name+"="+strings.Trim(flag.Value.String(), "[]"))
+		}
+	})
+	if in.credentials, err = credentials(f.username, f.password); err != nil {
+		return nil, err
+	}
+	return in, nil
+}
+
+func flagError(c *command, f *flagSet, err error) error {
+	next := "`slipway " + c.name + " --help` lists the flags."
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		var names []string
+		f.VisitAll(func(flag *pflag.Flag) { names = append(names, "--"+flag.Name) })
+		next = fault.Nearest("--"+e.GetSpecifiedName(), names) + " " + next
+	}
+	return fault.Usagef(next, "%s: %v", c.name, err)
+}
+
+func readConfig(source string) (pipelines.Config, error) {
+	name := filepath.Join(source, pipelines.ConfigFile)
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return pipelines.Config{}, nil
+	}
+	if err != nil {
+		return pipelines.Config{}, fault.Environmentf(reason(err), "", "%s", pipelines.ConfigFile)
+	}
+	return pipelines.ParseConfig(pipelines.ConfigFile, text)
+}
+
+// localPaths makes the paths in c absolute.
+func localPaths(c *pipelines.Config, dir string) {
+	local := func(s string) string {
+		for _, kind := range []string{"oci:", "tar:"} {
+			if path, ok := strings.CutPrefix(s, kind); ok && path != "" && !filepath.IsAbs(path) {
+				return kind + filepath.Join(dir, path)
+			}
+		}
+		return s
+	}
+	c.Base = local(c.Base)
+	for i := range c.To {
+		c.To[i] = local(c.To[i])
+	}
+	if c.Output != "" && !filepath.IsAbs(c.Output) {
+		c.Output = filepath.Join(dir, c.Output)
+	}
+}
+
+// credentials reads the password from where it is kept. On the command line itself every user of the
+// machine could read it.
+func credentials(username, password string) (pipelines.Credentials, error) {
+	c := pipelines.Credentials{Username: username}
+	const next = "Use --password=env:NAME or --password=file:PATH with --username, or neither: then the docker configuration and its credential helpers are asked."
+	kind, place, _ := strings.Cut(password, ":")
+	switch {
+	case password == "" && username == "":
+		return c, nil
+	case password == "" || username == "":
+		return c, fault.Usagef(next, "--username and --password go together")
+	case kind == "env":
+		if c.Password = os.Getenv(place); c.Password == "" {
+			return c, fault.Usagef(next, "--password: the variable %s is not set", place)
+		}
+	case kind == "file":
+		b, err := os.ReadFile(place)
+		if err != nil {
+			return c, fault.Usagef(next, "--password: %v", err)
+		}
+		c.Password = strings.TrimRight(string(b), "\r\n")
+	default:
+		return c, fault.Usagef(next, "--password takes the place of a password, not the password")
+	}
+	return c, nil
+}
+
+func printUsage(w io.Writer) error {
+	var b strings.Builder
+	b.WriteString(`slipway tests, builds, verifies, packs, tries and publishes a Go program.
+
+Usage: slipway COMMAND [--flag=value ...]
+
+`)
+	for _, c := range commands {
+		fmt.Fprintf(&b, "  %-9s %s\n", c.name, c.summary)
+	}
+	b.WriteString(`
+Each stage runs the ones that it needs: vet and test stand alone, then build, verify, image, smoke, publish.
+Everything is also a key of slipway.yaml under the same name. ` + "`slipway COMMAND --help`" + ` lists the flags.
+
+Exit codes: 0 good, 1 a stage failed, 2 wrong usage or configuration, 3 the environment failed, 130 interrupted.
+`)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func printHelp(w io.Writer, c *command, f *flagSet) error {
+	_, err := fmt.Fprintf(w, "slipway %s: %s\n\nExample: %s\n\nFlags:\n%s", c.name, c.summary, c.example, f.FlagUsagesWrapped(100))
+	return err
+}

@@ -1,0 +1,114 @@
+package pipelines
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/slipway-ci/slipway/pipelines/fault"
+)
+
+// dist is the output directory while it is being made. Everything goes to a directory beside it, which
+// takes its place in one step when the run ends: a killed run leaves the old or the new one.
+type dist struct {
+	final string // what the user asked for
+	dir   string // final.new
+	temp  string // work files, inside dir so that they are on the same disk
+}
+
+// OutputNames are the names that a pipeline with the given output directory may create: the directory,
+// the one that it makes it in, and the one for the last passed run. They are not part of a source.
+func OutputNames(output string) []string {
+	return []string{output, output + ".new", output + ".passed"}
+}
+
+func newDist(final string) (*dist, error) {
+	d := &dist{final: final, dir: final + ".new", temp: filepath.Join(final+".new", "tmp")}
+	for _, name := range OutputNames(final) {
+		if err := ours(name); err != nil {
+			return nil, err
+		}
+	}
+	// A killed run's leftovers.
+	if err := os.RemoveAll(d.dir); err != nil {
+		return nil, d.error(err)
+	}
+	if err := os.MkdirAll(d.temp, 0o755); err != nil {
+		return nil, d.error(err)
+	}
+	return d, nil
+}
+
+// ours refuses to replace a directory that slipway has not written.
+func ours(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	const next = "Choose another place with --output, or remove it."
+	if err != nil {
+		return fault.Environmentf(err, next, "output")
+	}
+	for _, e := range entries {
+		if e.Name() == "run.json" || e.Name() == "tmp" {
+			return nil
+		}
+	}
+	return fault.Usagef(next, "output: %s was not written by slipway, so slipway does not replace it", dir)
+}
+
+func (d *dist) error(err error) error {
+	return fault.Environmentf(err, "Check that the directory can be written and that its disk has space, or choose another with --output.", "output")
+}
+
+// publish writes the record and puts the new directory into place.
+func (d *dist) publish(r *Record) (kept bool, err error) {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return false, err
+	}
+	if err := os.RemoveAll(d.temp); err != nil {
+		return false, d.error(err)
+	}
+	if err := os.WriteFile(filepath.Join(d.dir, "run.json"), append(b, '\n'), 0o644); err != nil {
+		return false, d.error(err)
+	}
+	passed := d.final + ".passed"
+	if err := os.Mkdir(d.final, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return false, d.error(err)
+	}
+	// After this, d.dir is the old directory.
+	if err := exchange(d.dir, d.final); err != nil {
+		return false, d.error(err)
+	}
+	switch old := verdictOf(d.dir); {
+	case r.Verdict == Passed:
+		err = os.RemoveAll(passed)
+	case old == Passed:
+		if err = os.RemoveAll(passed); err == nil {
+			err = os.Rename(d.dir, passed)
+		}
+	}
+	if err != nil {
+		return false, d.error(err)
+	}
+	_, statErr := os.Stat(passed)
+	return statErr == nil, d.discard()
+}
+
+func verdictOf(dir string) Verdict {
+	var r struct{ Verdict Verdict }
+	if b, err := os.ReadFile(filepath.Join(dir, "run.json")); err == nil {
+		_ = json.Unmarshal(b, &r)
+	}
+	return r.Verdict
+}
+
+func (d *dist) discard() error {
+	if err := os.RemoveAll(d.dir); err != nil {
+		return d.error(err)
+	}
+	return nil
+}

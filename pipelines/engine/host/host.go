@@ -1,0 +1,232 @@
+// Package host is the embedded engine: official Go toolchains on this machine, no container engine.
+//
+// Commands run with the verified toolchain modules of the Go project, over a copy of the source and with
+// an environment that is built from nothing. Module and build caches are the user's own.
+package host
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/slipway-ci/slipway/pipelines/engine"
+	"github.com/slipway-ci/slipway/pipelines/engine/host/internal/sandbox"
+	"github.com/slipway-ci/slipway/pipelines/fault"
+)
+
+// Options change where an engine works. The zero value is right for most.
+type Options struct {
+	// CacheDir is where copies of sources live between runs. Empty means slipway's directory in the
+	// user's cache directory, or what SLIPWAY_CACHE names.
+	CacheDir string
+	// Exclude names files and directories that are not part of the source, relative to its root: what
+	// slipway itself writes.
+	Exclude []string
+}
+
+// Engine is the host engine. It implements engine.Engine.
+type Engine struct {
+	dir    string // the user's tree; read once, never written
+	work   string // this engine's part of the cache directory
+	cache  string
+	goEnv  goEnv
+	source engine.Source
+	lock   *flock.Flock
+
+	mu         sync.Mutex
+	trees      map[string]*tree
+	toolchains map[string]toolchain
+
+	relocated struct {
+		once sync.Once
+		root string
+		err  error
+	}
+}
+
+var _ engine.Engine = (*Engine)(nil)
+
+// Open binds an engine to the source tree in dir. Only one engine at a time works on a tree; a second
+// one waits for the first. The caller must Close it.
+func Open(ctx context.Context, dir string, o Options) (*Engine, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fault.Environmentf(err, "", "source %s", dir)
+	}
+	if dir, err = filepath.EvalSymlinks(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.Usagef("Give the directory of a Go module with --source.", "source %s does not exist", dir)
+	} else if err != nil {
+		return nil, fault.Environmentf(err, "", "source")
+	}
+	if i, err := os.Stat(dir); err != nil || !i.IsDir() {
+		return nil, fault.Usagef("Give the directory of a Go module with --source.", "source %s is not a directory", dir)
+	}
+	cache, err := CacheDir(o.CacheDir)
+	if err != nil {
+		return nil, err
+	}
+	id := sha256.Sum256([]byte(dir))
+	e := &Engine{
+		dir:        dir,
+		cache:      cache,
+		work:       filepath.Join(cache, "sources", hex.EncodeToString(id[:8])),
+		trees:      map[string]*tree{},
+		toolchains: map[string]toolchain{},
+	}
+	if err := e.open(ctx, o); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+func (e *Engine) open(ctx context.Context, o Options) error {
+	for _, d := range []string{e.work, e.tempDir(), e.homeDir()} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return cacheError(err)
+		}
+	}
+	e.lock = flock.New(e.work + ".lock")
+	if _, err := e.lock.TryLockContext(ctx, 50*time.Millisecond); err != nil {
+		return fault.Environmentf(err, "Another slipway works on the same source: wait for it, or stop it.", "waiting for %s", e.work)
+	}
+	pruneSources(filepath.Dir(e.work), 30*24*time.Hour)
+	var err error
+	if e.goEnv, err = readGoEnv(ctx, e.tempDir()); err != nil {
+		return err
+	}
+	if e.source, err = readSource(ctx, e.dir, o.Exclude); err != nil {
+		return err
+	}
+	t := e.tree(pristine)
+	if err := t.sync(); err != nil {
+		return err
+	}
+	e.source.FS = os.DirFS(t.root)
+	return nil
+}
+
+// CacheDir is the directory in which slipway keeps what it can make again: override if that is set, else
+// what SLIPWAY_CACHE names, else "slipway" in the user's cache directory.
+func CacheDir(override string) (string, error) {
+	if override == "" {
+		override = os.Getenv("SLIPWAY_CACHE")
+	}
+	if override != "" {
+		return filepath.Abs(override)
+	}
+	d, err := os.UserCacheDir()
+	if err != nil {
+		return "", fault.Environmentf(err, "Set SLIPWAY_CACHE to a directory that slipway may write.", "no cache directory")
+	}
+	return filepath.Join(d, "slipway"), nil
+}
+
+func cacheError(err error) error {
+	if _, ok := errors.AsType[*fault.Error](err); ok {
+		return err
+	}
+	return fault.Environmentf(err, "slipway needs a writable cache directory with free space: check it, or set SLIPWAY_CACHE to another.", "cache directory")
+}
+
+// pruneSources removes the copies of sources that no engine has used for longer than age.
+func pruneSources(dir string, age time.Duration) {
+	locks, _ := filepath.Glob(filepath.Join(dir, "*.lock"))
+	for _, name := range locks {
+		i, err := os.Stat(name)
+		if err != nil || time.Since(i.ModTime()) < age {
+			continue
+		}
+		l := flock.New(name)
+		if ok, err := l.TryLock(); err != nil || !ok {
+			continue
+		}
+		_ = os.RemoveAll(name[:len(name)-len(".lock")])
+		_ = l.Unlock()
+		_ = os.Remove(name)
+	}
+}
+
+// Name implements engine.Engine.
+func (e *Engine) Name() string { return "host" }
+
+// Source implements engine.Engine.
+func (e *Engine) Source() engine.Source { return e.source }
+
+// Start implements engine.Engine. The kinds of isolation are "runc", "crun", "namespaces" and "process".
+func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process, error) {
+	return sandbox.Start(ctx, c)
+}
+
+// Close implements engine.Engine.
+func (e *Engine) Close() error {
+	err := errors.Join(os.RemoveAll(e.tempDir()), os.RemoveAll(e.homeDir()))
+	if e.relocated.root != "" {
+		err = errors.Join(err, os.RemoveAll(e.relocated.root))
+	}
+	if e.lock != nil && e.lock.Locked() {
+		now := time.Now()
+		_ = os.Chtimes(e.lock.Path(), now, now) // pruneSources goes by it
+		err = errors.Join(err, e.lock.Unlock())
+	}
+	return err
+}
+
+// The temporary and home directories of commands have the same names in every run: `go test` keeps a
+// result only as long as the variables that a test looked at have not changed.
+func (e *Engine) tempDir() string { return filepath.Join(e.work, "tmp") }
+func (e *Engine) homeDir() string { return filepath.Join(e.work, "home") }
+
+// goEnv is what the user's own Go says about where modules come from and where caches are.
+type goEnv struct {
+	GOPROXY, GOSUMDB, GONOSUMDB, GOPRIVATE, GONOPROXY, GOINSECURE, GOVCS, GOAUTH string
+	GOMODCACHE, GOCACHE                                                          string
+	GOVERSION                                                                    string
+
+	command string // path of the user's go
+}
+
+func readGoEnv(ctx context.Context, dir string) (goEnv, error) {
+	var g goEnv
+	path, err := exec.LookPath("go")
+	if err != nil {
+		return g, fault.Environmentf(nil, "Install any Go from 1.21 on; slipway fetches the other releases with it.", "no go command on the PATH")
+	}
+	cmd := exec.CommandContext(ctx, path, "env", "-json")
+	cmd.Dir = dir // no go.mod of anybody applies
+	cmd.Env = append(os.Environ(), "GOTOOLCHAIN=local", "GOWORK=off", "GOFLAGS=", "GO111MODULE=on")
+	out, err := cmd.Output()
+	if err != nil {
+		return g, fault.Environmentf(withStderr(err), "Check the Go installation: `go env` must work.", "go env")
+	}
+	if err := json.Unmarshal(out, &g); err != nil {
+		return g, fault.Environmentf(err, "Check the Go installation: `go env -json` must work.", "go env")
+	}
+	g.command = path
+	return g, nil
+}
+
+// withStderr adds to the error of a command what the command said.
+func withStderr(err error) error {
+	if x, ok := errors.AsType[*exec.ExitError](err); ok && len(x.Stderr) > 0 {
+		return &stderrError{err, lastLines(x.Stderr, 5)}
+	}
+	return err
+}
+
+type stderrError struct {
+	err  error
+	text string
+}
+
+func (e *stderrError) Error() string { return e.text + " (" + e.err.Error() + ")" }
+func (e *stderrError) Unwrap() error { return e.err }

@@ -1,0 +1,302 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// limits are what a container may use, and how that is enforced: by a cgroup where one can be made, else
+// by resource limits of its processes.
+type limits struct {
+	// Memory and Processes are what the caller asked for; 0 is no limit.
+	Memory    int64
+	Processes int
+	// Cgroup is the name of the container's cgroup, a directory in the caller's own cgroups. It is empty
+	// when there can be none, and Why says why.
+	Cgroup string
+	Why    string
+	// Dirs are the directories of that cgroup, if it was made by makeCgroup.
+	Dirs []string
+}
+
+// Allowances for the resource limits that stand in for a cgroup. They exist because those limits count
+// something else than a cgroup does, and must not stop a program that a cgroup would let run.
+const (
+	// RLIMIT_DATA counts what is reserved, not what is used. The Go runtime reserves its heap in blocks
+	// of 64 MiB and about as much for its own tables.
+	dataAllowance = 192 << 20
+	// RLIMIT_NPROC counts the threads of the sandbox's helper when that has the same user.
+	processAllowance = 32
+)
+
+// rlimit is a resource limit of a process.
+type rlimit struct {
+	Resource int
+	Name     string // as in the OCI runtime specification
+	Value    uint64
+}
+
+// rlimits returns the resource limits that stand in for a cgroup. userns says that the container has a
+// user namespace of its own.
+func (l limits) rlimits(userns bool) []rlimit {
+	var r []rlimit
+	if l.Cgroup != "" {
+		return nil
+	}
+	if l.Memory > 0 {
+		r = append(r, rlimit{unix.RLIMIT_DATA, "RLIMIT_DATA", uint64(l.Memory) + dataAllowance})
+	}
+	if l.Processes > 0 && countsProcesses(userns) {
+		r = append(r, rlimit{unix.RLIMIT_NPROC, "RLIMIT_NPROC", uint64(l.Processes) + processAllowance})
+	}
+	return r
+}
+
+// countsProcesses tells whether RLIMIT_NPROC can be used: before Linux 5.14 it counts all processes that
+// the caller has on the machine, also when they are outside the container's user namespace.
+func countsProcesses(userns bool) bool {
+	if !userns {
+		return true // the image's own user, who has few other processes
+	}
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+		return false
+	}
+	return major > 5 || major == 5 && minor >= 14
+}
+
+// hierarchy is a mounted cgroup hierarchy and the place of this process in it.
+type hierarchy struct {
+	// controllers are the controllers of a version 1 hierarchy, such as "memory". Version 2 has none here.
+	controllers []string
+	v2          bool
+	// mount is where the hierarchy is mounted, root the cgroup that is mounted there, own ours.
+	mount, root, own string
+}
+
+// dir returns the directory of a cgroup of the hierarchy.
+func (h hierarchy) dir(cgroup string) string {
+	if rel, ok := strings.CutPrefix(cgroup, strings.TrimSuffix(h.root, "/")+"/"); ok {
+		cgroup = rel
+	} else if cgroup == h.root {
+		cgroup = ""
+	}
+	return filepath.Join(h.mount, cgroup)
+}
+
+// hierarchies returns the mounted cgroup hierarchies as a process sees them: "self" or its id.
+func hierarchies(pid string) []hierarchy {
+	cgroups, _ := os.ReadFile("/proc/" + pid + "/cgroup")
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	var hs []hierarchy
+	for line := range strings.Lines(string(mounts)) {
+		// 36 35 0:31 /root /mount rw,nosuid - cgroup source rw,memory
+		before, after, ok := strings.Cut(strings.TrimSpace(line), " - ")
+		a, b := strings.Fields(before), strings.Fields(after)
+		if !ok || len(a) < 6 || len(b) < 3 || b[0] != "cgroup" && b[0] != "cgroup2" {
+			continue
+		}
+		h := hierarchy{v2: b[0] == "cgroup2", root: a[3], mount: unescapeMount(a[4])}
+		options := strings.Split(b[2], ",")
+		for line := range strings.Lines(string(cgroups)) {
+			// 4:memory:/path, 9:name=systemd:/path, 0::/path
+			f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+			if len(f) != 3 {
+				continue
+			}
+			if h.v2 && f[0] == "0" && f[1] == "" {
+				h.own = f[2]
+			}
+			if c := strings.Split(f[1], ","); !h.v2 && f[1] != "" && slices.Contains(options, c[0]) {
+				h.own, h.controllers = f[2], c
+			}
+		}
+		if h.own != "" {
+			hs = append(hs, h)
+		}
+	}
+	return hs
+}
+
+// unescapeMount undoes the kernel's octal escapes in a path of a mount table.
+func unescapeMount(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+// makeCgroup makes a cgroup of the given name with the limits in it.
+func makeCgroup(name string, l *limits) error {
+	need := map[string]bool{"memory": l.Memory > 0, "pids": l.Processes > 0}
+	set := func(dir string, files map[string]int64) error {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		l.Dirs = append(l.Dirs, dir)
+		for file, value := range files {
+			if err := os.WriteFile(filepath.Join(dir, file), strconv.AppendInt(nil, value, 10), 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, h := range hierarchies("self") {
+		switch {
+		case h.v2:
+			// Where this process is, no child can have limits; next to it, one can.
+			dir := filepath.Dir(h.dir(h.own))
+			if h.own == "/" {
+				dir = h.dir("/")
+			}
+			enabled, _ := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+			files := map[string]int64{}
+			for _, c := range strings.Fields(string(enabled)) {
+				switch {
+				case c == "memory" && need[c]:
+					files["memory.max"] = l.Memory
+				case c == "pids" && need[c]:
+					files["pids.max"] = int64(l.Processes)
+				default:
+					continue
+				}
+				need[c] = false
+			}
+			if len(files) == 0 {
+				continue
+			}
+			if err := set(filepath.Join(dir, name), files); err != nil {
+				return err
+			}
+			if _, ok := files["memory.max"]; ok {
+				_ = os.WriteFile(filepath.Join(dir, name, "memory.swap.max"), []byte("0"), 0) // absent without swap
+			}
+		case slices.Contains(h.controllers, "memory") && need["memory"]:
+			need["memory"] = false
+			dir := filepath.Join(h.dir(h.own), name)
+			if err := set(dir, map[string]int64{"memory.limit_in_bytes": l.Memory}); err != nil {
+				return err
+			}
+			_ = os.WriteFile(filepath.Join(dir, "memory.memsw.limit_in_bytes"), strconv.AppendInt(nil, l.Memory, 10), 0)
+		case slices.Contains(h.controllers, "pids") && need["pids"]:
+			need["pids"] = false
+			if err := set(filepath.Join(h.dir(h.own), name), map[string]int64{"pids.max": int64(l.Processes)}); err != nil {
+				return err
+			}
+		}
+	}
+	for _, c := range []string{"memory", "pids"} {
+		if need[c] {
+			return fmt.Errorf("no cgroup hierarchy with the %s controller", c)
+		}
+	}
+	l.Cgroup = name
+	return nil
+}
+
+// removeCgroup removes the cgroups of the given name, wherever makeCgroup, runc or crun may have made
+// them: in our own cgroup, beside it, or at the top. The name is unique.
+func removeCgroup(name string) error {
+	if name == "" {
+		return nil
+	}
+	var errs []error
+	for _, h := range hierarchies("self") {
+		for _, parent := range []string{h.own, path.Dir(h.own), "/", h.root} {
+			errs = append(errs, removeCgroupDir(filepath.Join(h.dir(parent), name)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeCgroupDir removes one directory. The kernel lets go of a cgroup a moment after it has reaped its
+// last process, without telling.
+func removeCgroupDir(dir string) error {
+	for wait := time.Millisecond; ; wait *= 2 {
+		err := os.Remove(dir)
+		switch {
+		case err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR):
+			return nil
+		case !errors.Is(err, unix.EBUSY) || wait > 2*time.Second:
+			return err
+		}
+		time.Sleep(wait)
+	}
+}
+
+// limitsInForce reads from the kernel which limits a process has, and returns the words for them.
+func limitsInForce(pid string, l limits, userns bool, uid int) (holds, missing []string) {
+	inCgroup := map[string]bool{}
+	for _, h := range hierarchies(pid) {
+		for what, limit := range map[string]int64{"memory": l.Memory, "processes": int64(l.Processes)} {
+			files := []string{"memory.limit_in_bytes", "memory.max"}
+			if what == "processes" {
+				files = []string{"pids.max"}
+			}
+			for _, f := range files {
+				b, err := os.ReadFile(filepath.Join(h.dir(h.own), f))
+				// The kernel rounds down to pages.
+				if n, perr := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil && perr == nil && n <= limit {
+					inCgroup[what] = true
+				}
+			}
+		}
+	}
+	rlimits := map[string]uint64{}
+	table, _ := os.ReadFile("/proc/" + pid + "/limits")
+	for line := range strings.Lines(string(table)) {
+		for _, name := range []string{"Max data size", "Max processes"} {
+			if rest, ok := strings.CutPrefix(line, name); ok {
+				if f := strings.Fields(rest); len(f) > 0 {
+					if n, err := strconv.ParseUint(f[0], 10, 64); err == nil {
+						rlimits[name] = n
+					}
+				}
+			}
+		}
+	}
+	why := l.Why
+	if why == "" {
+		why = "the cgroup does not limit it"
+	}
+	switch n := rlimits["Max data size"]; {
+	case l.Memory <= 0:
+		missing = append(missing, "memory: no limit was asked for")
+	case inCgroup["memory"]:
+		holds = append(holds, "memory")
+	case n > 0 && n <= uint64(l.Memory)+dataAllowance:
+		holds = append(holds, "memory")
+		missing = append(missing, fmt.Sprintf("memory: limited for each process, not for all together, and in what it reserves (RLIMIT_DATA): "+
+			"%d MiB, of which %d MiB are for what a Go program reserves without using it; %s", n>>20, dataAllowance>>20, why))
+	default:
+		missing = append(missing, "memory: "+why)
+	}
+	switch n := rlimits["Max processes"]; {
+	case l.Processes <= 0:
+		missing = append(missing, "processes: no limit was asked for")
+	case inCgroup["processes"]:
+		holds = append(holds, "processes")
+	case !userns && uid == 0:
+		missing = append(missing, "processes: the kernel exempts root from RLIMIT_NPROC; "+why)
+	case n > 0 && n <= uint64(l.Processes)+processAllowance:
+		holds = append(holds, "processes")
+		missing = append(missing, fmt.Sprintf("processes: limited for the user, not for the container (RLIMIT_NPROC): %d, of which %d are for slipway's own helper; %s",
+			n, processAllowance, why))
+	case !countsProcesses(userns):
+		missing = append(missing, "processes: RLIMIT_NPROC counts the processes of the whole machine before Linux 5.14; "+why)
+	default:
+		missing = append(missing, "processes: "+why)
+	}
+	return holds, missing
+}

@@ -1,0 +1,77 @@
+// Package sandbox starts an image of an OCI layout on this machine the way production would, without a
+// container engine: with runc or crun where slipway is root and one of them is installed, else with Linux
+// namespaces that it makes itself.
+//
+// Every kind of isolation has a helper: a second process of the running program, which lives in the
+// container's network namespace (so that a service is reached without a port on the host), starts the
+// container and outlives the caller just long enough to clean up behind it. It is the program itself,
+// started anew from /proc/self/exe under a private name; an init function of this package recognises that
+// name and never returns. That works in any program that imports this package, test binaries included.
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/slipway-ci/slipway/pipelines/engine"
+)
+
+// The kinds of isolation, the best first.
+const (
+	kindRunc       = "runc"
+	kindCrun       = "crun"
+	kindNamespaces = "namespaces"
+	kindProcess    = "process"
+)
+
+// Start starts the image that c names and returns once its entrypoint has been executed. ctx bounds the
+// start alone: afterwards the process runs until it ends or is closed. When Start fails or ctx is cancelled
+// before it returns, nothing is left behind.
+//
+// The kinds of isolation are "runc" and "crun" (as root, where installed), "namespaces", and "process",
+// which is no isolation at all and is used only when asked for by name.
+//
+// An [*UnavailableError] says that the machine cannot isolate a process, a [*ForeignPlatformError] that it
+// cannot execute the image. Other errors are faults of the image or of the machine.
+func Start(ctx context.Context, c engine.Container) (engine.Process, error) { return start(ctx, c) }
+
+// Available tries every kind of isolation on this machine, the best first, and tells which of them work.
+func Available() []Level { return available() }
+
+// Level is a kind of isolation and whether it works on this machine.
+type Level struct {
+	// Kind is "runc", "crun", "namespaces" or "process".
+	Kind string
+	// Reason says why the kind does not work here. It is empty when it does.
+	Reason string
+	// Missing is what would not be in force although the kind works, as in engine.Isolation.
+	Missing []string
+}
+
+// UnavailableError says that this machine offers no isolation, or not the kind that was asked for.
+type UnavailableError struct {
+	// Levels are the kinds that were tried, each with its reason.
+	Levels []Level
+}
+
+func (e *UnavailableError) Error() string {
+	if !processRuns {
+		return e.Levels[0].Reason // the same for all of them
+	}
+	var tried []string
+	for _, l := range e.Levels {
+		tried = append(tried, l.Kind+": "+l.Reason)
+	}
+	return "this machine cannot isolate the image's process: " + strings.Join(tried, "; ") + "; --smoke=process runs without isolation"
+}
+
+// ForeignPlatformError says that this machine cannot execute what the image is for.
+type ForeignPlatformError struct {
+	// Image and Machine are platforms, such as "linux/arm64".
+	Image, Machine string
+}
+
+func (e *ForeignPlatformError) Error() string {
+	return fmt.Sprintf("the image is for %s, which this machine (%s) cannot execute; binfmt_misc has no emulator for it", e.Image, e.Machine)
+}

@@ -1,0 +1,411 @@
+package sandbox
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-ci/slipway/pipelines/engine"
+)
+
+// processRuns tells whether "process" is a way out.
+const processRuns = true
+
+// attempt is one way to isolate a process.
+type attempt struct {
+	kind string
+	// program is the file of runc or crun.
+	program string
+	// userns says that a user namespace of its own is needed, for want of privileges outside.
+	userns bool
+}
+
+// owners tells whether files of the image can be seen with their owners.
+func (a attempt) owners() bool { return a.kind != kindProcess && !a.userns }
+
+// attempts returns the ways to isolate a process as the given kind says, the best first, and the kinds
+// that are out of the question here.
+func attempts(isolation string) ([]attempt, []Level, error) {
+	kinds := []string{kindRunc, kindCrun, kindNamespaces}
+	if isolation != "" {
+		if !slices.Contains(append(kinds, kindProcess), isolation) {
+			return nil, nil, fmt.Errorf("unknown isolation %q: it is one of %s and %s", isolation, strings.Join(kinds, ", "), kindProcess)
+		}
+		kinds = []string{isolation}
+	}
+	var list []attempt
+	var out []Level
+	root := os.Geteuid() == 0
+	for _, kind := range kinds {
+		switch kind {
+		case kindProcess:
+			list = append(list, attempt{kind: kind})
+		case kindNamespaces:
+			if root {
+				list = append(list, attempt{kind: kind})
+			}
+			list = append(list, attempt{kind: kind, userns: true})
+		default:
+			program, err := exec.LookPath(kind)
+			switch {
+			case !root:
+				out = append(out, Level{Kind: kind, Reason: "slipway uses it only as root"})
+			case err != nil:
+				out = append(out, Level{Kind: kind, Reason: "not installed"})
+			default:
+				list = append(list, attempt{kind: kind, program: program})
+			}
+		}
+	}
+	return list, out, nil
+}
+
+func start(ctx context.Context, c engine.Container) (engine.Process, error) {
+	list, out, err := attempts(c.Isolation)
+	if err != nil {
+		return nil, err
+	}
+	im, err := readImage(c.Layout, c.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "slipway-run-")
+	if err != nil {
+		return nil, err
+	}
+	p, err := startIn(ctx, dir, im, c, list, out)
+	if err != nil {
+		return nil, errors.Join(err, removeTree(dir))
+	}
+	p.dir = dir
+	return p, nil
+}
+
+// startIn makes the attempts in turn.
+func startIn(ctx context.Context, dir string, im *image, c engine.Container, list []attempt, out []Level) (*process, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err == nil && st.Flags&unix.ST_NOEXEC != 0 {
+		return nil, fmt.Errorf("the directory for temporary files, %s, is on a file system that executes nothing (noexec); set TMPDIR to another", os.TempDir())
+	}
+	var prepared *order
+	var owners bool
+	for _, a := range list {
+		if prepared == nil || owners != a.owners() {
+			root := filepath.Join(dir, "rootfs")
+			if err := removeTree(root); err != nil {
+				return nil, err
+			}
+			var err error
+			prepared, err = prepare(ctx, dir, root, im, c, a)
+			if owners = a.owners(); owners && errors.Is(err, unix.EPERM) {
+				// Root without the capabilities of root, as in some containers.
+				out = append(out, Level{Kind: a.kind, Reason: "files cannot be given their owners: " + err.Error()})
+				prepared = nil
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		p, err := try(ctx, *prepared, a, c.Memory, c.Processes)
+		if err == nil {
+			return p, nil
+		}
+		if setup, ok := errors.AsType[*setupError](err); ok && a.kind != kindProcess {
+			out = append(out, Level{Kind: a.kind, Reason: reason(a, setup)})
+			continue
+		}
+		// The kernel may not be built for programs of 32 bits.
+		if p := im.config.Platform(); p != nil && p.Architecture != machineArch() && errors.Is(err, unix.ENOEXEC) {
+			err = &ForeignPlatformError{Image: platformName(p), Machine: "linux/" + machineArch()}
+		}
+		return nil, err
+	}
+	return nil, &UnavailableError{Levels: out}
+}
+
+// reason says why an attempt failed, and what on this machine is likely to be behind it.
+func reason(a attempt, err error) string {
+	s := err.Error()
+	if !a.userns {
+		return s
+	}
+	s = "in a user namespace: " + s
+	for _, k := range []struct{ file, value, hint string }{
+		{"/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces is 0"},
+		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone is 0"},
+		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns is 1"},
+	} {
+		if b, err := os.ReadFile(k.file); err == nil && strings.TrimSpace(string(b)) == k.value {
+			s += " (" + k.hint + ")"
+		}
+	}
+	return s
+}
+
+// prepare unpacks an image into root and works out what is to be started.
+func prepare(ctx context.Context, dir, rootDir string, im *image, c engine.Container, a attempt) (*order, error) {
+	cmd, err := im.command(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(rootDir, 0o755); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(rootDir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	u, err := unpack(ctx, im, root, a.owners())
+	if err != nil {
+		return nil, fmt.Errorf("unpack the image: %w", err)
+	}
+	as, err := lookupUser(root, im.config.Config.User)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := lookupEnv(cmd.env, "HOME"); !ok {
+		cmd.env = append(cmd.env, "HOME="+as.home)
+	}
+	cwd, err := u.directory(cmd.dir)
+	if err != nil {
+		return nil, fmt.Errorf("the image's working directory %w", err)
+	}
+
+	name, real, err := cmd.entrypoint(root)
+	if err != nil {
+		return nil, err
+	}
+	head, err := readHead(root, real)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPlatform(im.config.Platform(), head, a.kind != kindProcess); err != nil {
+		return nil, err
+	}
+	o := &order{Dir: dir, Root: rootDir, Path: name, Args: cmd.args, Env: cmd.env, Cwd: cmd.dir, User: *as, Outside: namespaces("self")}
+	if a.kind == kindProcess {
+		o.Path, o.Cwd = filepath.Join(rootDir, real), filepath.Join(rootDir, cwd)
+		return o, u.finish(nil)
+	}
+	if err := interpreter(root, real, head); err != nil {
+		return nil, fmt.Errorf("the image's entrypoint %s %w", cmd.args[0], err)
+	}
+	if o.Tmp, err = u.mountPoints(); err != nil {
+		return nil, err
+	}
+	return o, u.finish(as)
+}
+
+// readHead returns the first bytes of a file, as many as the kernel looks at.
+func readHead(root *os.Root, name string) ([]byte, error) {
+	f, err := root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	head := make([]byte, 256)
+	n, err := io.ReadFull(f, head)
+	if err == io.ErrUnexpectedEOF || err == io.EOF {
+		err = nil
+	}
+	return head[:n], err
+}
+
+// directory makes sure that a directory exists in the image, and returns its path without symbolic links.
+func (u *unpacker) directory(name string) (string, error) {
+	real, err := locate(u.root, name, true)
+	if err != nil {
+		return "", err
+	}
+	if fi, err := u.root.Lstat(real); err == nil && !fi.IsDir() {
+		return "", fmt.Errorf("%s is not a directory in the image", name)
+	}
+	return real, u.mkdirAll(real)
+}
+
+// mountPoints prepares what the sandbox puts into the root file system, and returns the path of /tmp.
+func (u *unpacker) mountPoints() (tmp string, err error) {
+	for _, name := range []string{"proc", "dev"} {
+		// runc does not follow links there either.
+		if fi, err := u.root.Lstat(name); err == nil && !fi.IsDir() {
+			return "", fmt.Errorf("/%s is not a directory in the image", name)
+		}
+		if err := u.mkdirAll(name); err != nil {
+			return "", err
+		}
+	}
+	real, err := u.directory("/tmp")
+	if err != nil {
+		return "", err
+	}
+	return "/" + real, u.hosts()
+}
+
+// hosts writes /etc/hosts, as all container engines do: without it, an image from scratch cannot listen
+// on "localhost".
+func (u *unpacker) hosts() error {
+	real, err := locate(u.root, "etc/hosts", true)
+	if err != nil {
+		return err
+	}
+	if err := u.mkdirAll(path.Dir(real)); err != nil {
+		return err
+	}
+	if err := u.root.Remove(real); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	u.files[real] = meta{mode: 0o644}
+	text := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t" + hostname + "\n"
+	if err := u.root.WriteFile(real, []byte(text), 0o644); err != nil {
+		return err
+	}
+	return u.root.Chmod(real, 0o644) // whatever the umask is
+}
+
+// try makes one attempt at starting what was prepared. A setupError says that another may succeed.
+func try(ctx context.Context, o order, a attempt, memory int64, processes int) (_ *process, err error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	o.Kind, o.Program, o.Userns = a.kind, a.program, a.userns
+	o.Work = filepath.Join(o.Dir, a.kind)
+	if err := os.MkdirAll(o.Work, 0o700); err != nil {
+		return nil, err
+	}
+	o.Limits, err = makeLimits(a, memory, processes)
+	if err != nil {
+		return nil, err
+	}
+	return launch(ctx, &o)
+}
+
+// makeLimits makes the limits for an attempt, with a cgroup if there can be one.
+func makeLimits(a attempt, memory int64, processes int) (limits, error) {
+	l := limits{Memory: memory, Processes: processes}
+	if a.kind == kindProcess || memory <= 0 && processes <= 0 {
+		return l, nil
+	}
+	if a.userns || os.Geteuid() != 0 {
+		l.Why = "only root can make a cgroup"
+		return l, nil
+	}
+	err := makeCgroup("slipway-"+strings.ToLower(rand.Text()), &l)
+	if err == nil && a.kind == kindNamespaces {
+		return l, nil
+	}
+	// Either it was made in part, or to see whether runc or crun can make it.
+	for _, dir := range l.Dirs {
+		if err := removeCgroupDir(dir); err != nil {
+			return l, err
+		}
+	}
+	l.Dirs = nil
+	if err != nil {
+		l.Why = "no cgroup can be made: " + err.Error()
+	}
+	return l, nil
+}
+
+// launch starts the helper and, through it, the container.
+func launch(ctx context.Context, o *order) (*process, error) {
+	attr := &syscall.SysProcAttr{Setsid: true} // out of reach of the terminal's Ctrl-C
+	if o.Kind != kindProcess {
+		// The helper is the first process of a pid namespace, so that nothing outlives it.
+		attr.Cloneflags = unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWNS
+	}
+	if o.Userns {
+		attr.Cloneflags |= unix.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: o.User.UID, HostID: os.Geteuid(), Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: o.User.GID, HostID: os.Getegid(), Size: 1}}
+		// Without these a user other than root would lose its capabilities when the helper is executed.
+		attr.AmbientCaps = []uintptr{
+			unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_KILL, unix.CAP_SETGID, unix.CAP_SETUID,
+			unix.CAP_SETPCAP, unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE,
+		}
+	}
+	p, err := startHelper(o, attr)
+	if err != nil {
+		return nil, &setupError{fmt.Errorf("new namespaces: %w", err)}
+	}
+	select {
+	case <-p.started:
+	case <-ctx.Done():
+		return nil, errors.Join(context.Cause(ctx), p.Close())
+	}
+	if p.startErr != nil {
+		return nil, errors.Join(p.startErr, p.Close())
+	}
+	return p, nil
+}
+
+func available() []Level {
+	var levels []Level
+	for _, kind := range []string{kindRunc, kindCrun, kindNamespaces} {
+		levels = append(levels, probe(kind))
+	}
+	_, missing := observe(0, &order{Kind: kindProcess})
+	return append(levels, Level{Kind: kindProcess, Missing: missing})
+}
+
+// probe goes as far with a kind of isolation as is possible without an image.
+func probe(kind string) Level {
+	list, out, err := attempts(kind)
+	var dir string
+	if err == nil && len(list) > 0 {
+		dir, err = os.MkdirTemp("", "slipway-probe-")
+	}
+	if err != nil {
+		return Level{Kind: kind, Reason: err.Error()}
+	}
+	defer removeTree(dir)
+	for _, a := range list {
+		missing, err := probeIn(dir, a)
+		if err == nil {
+			return Level{Kind: kind, Missing: missing}
+		}
+		out = append(out, Level{Kind: kind, Reason: reason(a, err)})
+	}
+	var reasons []string
+	for _, l := range out {
+		reasons = append(reasons, l.Reason)
+	}
+	return Level{Kind: kind, Reason: strings.Join(reasons, "; ")}
+}
+
+func probeIn(dir string, a attempt) (missing []string, err error) {
+	root := filepath.Join(dir, "rootfs")
+	for _, name := range []string{"proc", "dev", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(root, name), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	// It is never executed, but runc wants to see it.
+	const program = "/probe"
+	name := filepath.Join(root, program)
+	if err := cmp.Or(os.WriteFile(name, nil, 0o755), os.Chmod(name, 0o755)); err != nil {
+		return nil, err
+	}
+	p, err := try(context.Background(), order{
+		Probe: true, Dir: dir, Root: root, Tmp: "/tmp", Path: program, Args: []string{program}, Env: []string{"PATH=/"}, Cwd: "/",
+		User: user{UID: 65532, GID: 65532}, Outside: namespaces("self"),
+	}, a, 256<<20, 256)
+	if err != nil {
+		return nil, err
+	}
+	return p.Isolation().Missing, p.Close()
+}

@@ -1,0 +1,31 @@
+//go:build !linux
+
+package sandbox
+
+import (
+	"context"
+	"runtime"
+
+	"github.com/slipway-ci/slipway/pipelines/engine"
+)
+
+// processRuns tells whether "process" is a way out: only Linux executes what Linux images hold.
+const processRuns = false
+
+func start(_ context.Context, c engine.Container) (engine.Process, error) {
+	levels := available()
+	for _, l := range levels {
+		if l.Kind == c.Isolation {
+			return nil, &UnavailableError{Levels: []Level{l}}
+		}
+	}
+	return nil, &UnavailableError{Levels: levels}
+}
+
+func available() []Level {
+	var levels []Level
+	for _, kind := range []string{kindRunc, kindCrun, kindNamespaces, kindProcess} {
+		levels = append(levels, Level{Kind: kind, Reason: "images for Linux cannot be run on " + runtime.GOOS + ", not even without isolation"})
+	}
+	return levels
+}

@@ -1,0 +1,220 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/slipway-ci/slipway/pipelines/engine"
+	"github.com/slipway-ci/slipway/pipelines/fault"
+)
+
+// grace is how long a cancelled command has between being asked to end and being made to.
+const grace = 2 * time.Second
+
+// Run implements engine.Engine.
+func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, error) {
+	root, done, err := e.root(c)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+
+	replace := strings.NewReplacer(engine.OutDir, c.OutputDir, engine.SourceDir, root)
+	args := make([]string, len(c.Args))
+	for i, a := range c.Args {
+		args[i] = replace.Replace(a)
+	}
+	program := e.goEnv.command
+	env := e.baseEnv(c)
+	if c.Toolchain != "" {
+		e.mu.Lock()
+		t, ok := e.toolchains[c.Toolchain]
+		e.mu.Unlock()
+		if !ok {
+			return nil, fmt.Errorf("toolchain go%s was not made ready", c.Toolchain)
+		}
+		program = filepath.Join(t.root, "bin", args[0])
+		env = append(env, "PATH="+filepath.Join(t.root, "bin")+string(os.PathListSeparator)+searchPath())
+	} else {
+		if args[0] != "go" {
+			return nil, fmt.Errorf("%s needs a toolchain", args[0])
+		}
+		env = append(env, "PATH="+searchPath())
+	}
+	for _, v := range c.Env {
+		env = append(env, replace.Replace(v))
+	}
+
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, program, args[1:]...)
+	cmd.Dir = filepath.Join(root, filepath.FromSlash(c.Dir))
+	cmd.Env = env
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if c.Stdout != nil {
+		cmd.Stdout = c.Stdout
+	}
+	cmd.WaitDelay = grace
+	ownGroup(cmd)
+	start := time.Now()
+	err = cmd.Run()
+	killGroup(cmd) // what a cancelled command or a test left running
+	r := &engine.Result{
+		Stdout:   stdout.Bytes(),
+		Stderr:   stderr.Bytes(),
+		Dir:      root,
+		Duration: time.Since(start),
+	}
+	if ctx.Err() != nil {
+		return r, fmt.Errorf("%s: %w", c.Name, ctx.Err())
+	}
+	// What goes to OutDir is in OutputDir already.
+	for _, o := range c.Outputs {
+		if name, ok := strings.CutPrefix(o, engine.SourceDir+"/"); ok {
+			if err := copyOut(filepath.Join(c.OutputDir, filepath.FromSlash(name)), filepath.Join(root, filepath.FromSlash(name))); err != nil {
+				return r, fault.Environmentf(err, "", "outputs of %s", c.Name)
+			}
+		}
+	}
+	if x, ok := errors.AsType[*exec.ExitError](err); ok {
+		r.ExitCode = exitCode(x)
+		return r, nil
+	}
+	if errors.Is(err, exec.ErrWaitDelay) {
+		return r, nil // the command succeeded and a process that it left behind held its output open
+	}
+	if err != nil {
+		return r, fault.Environmentf(err, "", "cannot run %s", c.Name)
+	}
+	return r, nil
+}
+
+// copyOut copies a file or a directory, if it is there.
+func copyOut(to, from string) error {
+	i, err := os.Stat(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if i.IsDir() {
+		return os.CopyFS(to, os.DirFS(from))
+	}
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o644)
+}
+
+// root returns the root of the tree that a command runs in, and what to call after it.
+func (e *Engine) root(c engine.Command) (string, func(), error) {
+	if c.Relocate {
+		e.relocated.once.Do(func() { e.relocated.err = e.relocate() })
+		return filepath.Join(e.relocated.root, "src"), func() {}, e.relocated.err
+	}
+	name := pristine
+	if c.Writes {
+		name = "go" + c.Toolchain
+	}
+	t := e.tree(name)
+	if !c.Writes {
+		return t.root, func() {}, nil
+	}
+	t.mu.Lock()
+	if err := t.sync(); err != nil {
+		t.mu.Unlock()
+		return "", nil, err
+	}
+	return t.root, t.mu.Unlock, nil
+}
+
+// relocate makes the second copy of the source, at a place that differs in every run, with an empty build
+// cache beside it.
+func (e *Engine) relocate() error {
+	root, err := os.MkdirTemp(e.cache, "rebuild-")
+	if err != nil {
+		return cacheError(err)
+	}
+	e.relocated.root = root
+	if err := os.Mkdir(filepath.Join(root, "cache"), 0o755); err != nil {
+		return cacheError(err)
+	}
+	return (&tree{from: e.dir, root: filepath.Join(root, "src"), files: e.source.Files}).sync()
+}
+
+// baseEnv is the environment that every command gets. Nothing of the caller's environment is in it but
+// the places of the caches: GOFLAGS, GOENV, GOWORK and CGO_* of a laptop must not change a result.
+func (e *Engine) baseEnv(c engine.Command) []string {
+	env := []string{
+		"GOCACHE=" + e.goEnv.GOCACHE,
+		"GOMODCACHE=" + e.goEnv.GOMODCACHE,
+		"GOPATH=" + filepath.Join(e.homeDir(), "go"),
+		"GOENV=off", "GOFLAGS=", "GOTOOLCHAIN=local", "GOWORK=off", "GO111MODULE=on",
+		"LANG=C.UTF-8", "TZ=UTC",
+		"TMPDIR=" + e.tempDir(), "TMP=" + e.tempDir(), "TEMP=" + e.tempDir(),
+	}
+	if c.Relocate {
+		env = append(env, "GOCACHE="+filepath.Join(e.relocated.root, "cache"))
+	}
+	if c.CGO {
+		env = append(env, "CGO_ENABLED=1")
+	} else {
+		env = append(env, "CGO_ENABLED=0")
+	}
+	if c.Network {
+		return append(env, e.networkEnv()...)
+	}
+	// What must be fetched was fetched before, with the user's credentials, which no test gets to see.
+	return append(append(env, systemEnv()...), "GOPROXY=off", "GOSUMDB=off", "HOME="+e.homeDir(), "USERPROFILE="+e.homeDir())
+}
+
+// networkEnv is what the go command needs for fetching modules as its user would.
+func (e *Engine) networkEnv() []string {
+	g := e.goEnv
+	env := append(systemEnv(), "GOPROXY="+g.GOPROXY, "GOSUMDB="+g.GOSUMDB, "GONOSUMDB="+g.GONOSUMDB, "GOPRIVATE="+g.GOPRIVATE,
+		"GONOPROXY="+g.GONOPROXY, "GOINSECURE="+g.GOINSECURE, "GOVCS="+g.GOVCS)
+	if g.GOAUTH != "" {
+		env = append(env, "GOAUTH="+g.GOAUTH)
+	}
+	return append(env, passed("HOME", "USERPROFILE", "NETRC", "XDG_CONFIG_HOME", "SSH_AUTH_SOCK", "GIT_SSH_COMMAND", "GIT_CONFIG_GLOBAL", "GIT_ASKPASS",
+		"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")...)
+}
+
+// systemEnv is what Windows programs cannot start without.
+func systemEnv() []string {
+	if runtime.GOOS != "windows" {
+		return nil
+	}
+	return passed("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "LOCALAPPDATA", "APPDATA", "PROGRAMDATA", "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE")
+}
+
+func passed(names ...string) []string {
+	var env []string
+	for _, name := range names {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}
+
+// searchPath is where commands find git, the C compiler and what tests call.
+func searchPath() string {
+	if runtime.GOOS == "windows" {
+		return os.Getenv("PATH")
+	}
+	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+}

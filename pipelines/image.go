@@ -1,0 +1,366 @@
+package pipelines
+
+import (
+	"archive/tar"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/oci"
+)
+
+// imageDir is the OCI layout in the output directory.
+const imageDir = "image"
+
+// binDir is where commands lie in an image: on the search path of every base image.
+const binDir = "usr/local/bin"
+
+// ImageResult is the image that was assembled.
+type ImageResult struct {
+	Verdict Verdict `json:"verdict"`
+	// Layout is the OCI layout, relative to the output directory.
+	Layout string `json:"layout"`
+	// Digest is the digest of the image index.
+	Digest string `json:"digest"`
+	// Base and BaseDigest are the base image, empty for scratch.
+	Base       string `json:"base,omitempty"`
+	BaseDigest string `json:"base_digest,omitempty"`
+	// Compressor is what compressed the layers: another one gives other digests for the same diff IDs.
+	Compressor string          `json:"compressor"`
+	Platforms  []PlatformImage `json:"platforms"`
+}
+
+// PlatformImage is the image of one platform.
+type PlatformImage struct {
+	Platform string `json:"platform"`
+	// Manifest and Config are digests.
+	Manifest string `json:"manifest"`
+	Config   string `json:"config"`
+	// Size is what a pull transfers, in bytes.
+	Size   int64   `json:"size"`
+	Layers []Layer `json:"layers"`
+}
+
+// Layer is one layer of an image.
+type Layer struct {
+	// Kind says what it holds: base, certificates, timezones, accounts, tmp or commands.
+	Kind string `json:"kind"`
+	// Digest is that of the compressed layer; DiffID that of the uncompressed one, which depends on no
+	// compressor.
+	Digest string `json:"digest"`
+	DiffID string `json:"diff_id"`
+	// Size and Uncompressed are in bytes.
+	Size         int64 `json:"size"`
+	Uncompressed int64 `json:"uncompressed"`
+}
+
+// Image puts the verified binaries of all Linux platforms into one image index, in an OCI layout. It then
+// reads the layers again: the binaries in them are the verified ones.
+func (p *Pipeline) Image(ctx context.Context) (*ImageResult, error) {
+	if p.image != nil {
+		return p.image, nil
+	}
+	if err := p.checkImage(); err != nil {
+		return nil, err
+	}
+	verify, err := p.Verify(ctx)
+	if err != nil || verify.Verdict != Passed {
+		return &ImageResult{Verdict: Skipped}, err
+	}
+	s := p.stage("image")
+	result := &ImageResult{Verdict: Passed, Layout: imageDir, Compressor: oci.Compressor()}
+	err = s.task(ctx, "image", func(ctx context.Context, progress func(string)) (Verdict, string, error) {
+		if err := p.assemble(ctx, result, progress); err != nil {
+			return "", "", err
+		}
+		for _, m := range result.Platforms {
+			if err := p.checkLayer(m); err != nil {
+				result.Verdict = Failed
+				s.fail(Failure{What: "image " + m.Platform, Where: m.Platform, Message: err.Error()})
+				return Failed, err.Error(), nil
+			}
+		}
+		return Passed, result.summary(), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.end(result.Verdict, result.summary())
+	p.image, p.Record.Image = result, result
+	return result, nil
+}
+
+func (r *ImageResult) summary() string {
+	if len(r.Platforms) == 1 {
+		return fmt.Sprintf("%s, %s", humanBytes(r.Platforms[0].Size), r.Digest)
+	}
+	return fmt.Sprintf("%d platforms, %s", len(r.Platforms), r.Digest)
+}
+
+// checkImage finds what is wrong with the configuration of the image before anything is built.
+func (p *Pipeline) checkImage() error {
+	if len(p.Plan.Commands) == 0 {
+		return nil // Build says so
+	}
+	if len(p.imagePlatforms()) == 0 {
+		return fault.Usagef("Add one such as linux/amd64 to --platforms, or stop after `slipway verify`.", "images are for Linux, and none of the platforms is")
+	}
+	_, err := p.entrypoint()
+	return err
+}
+
+func (p *Pipeline) imagePlatforms() []Platform {
+	return slices.DeleteFunc(slices.Clone(p.Plan.Platforms), func(x Platform) bool { return x.OS != "linux" })
+}
+
+// entrypoint is the command that the image starts.
+func (p *Pipeline) entrypoint() (string, error) {
+	var names []string
+	for _, c := range p.Plan.Commands {
+		names = append(names, c.Name)
+	}
+	switch wanted := cmp.Or(p.Config.Entrypoint, p.Plan.Name); {
+	case slices.Contains(names, wanted):
+		return wanted, nil
+	case p.Config.Entrypoint != "":
+		return "", fault.Usagef(fault.Nearest(wanted, names), "entrypoint: there is no command %q", wanted)
+	case len(names) == 1:
+		return names[0], nil
+	}
+	return "", fault.Usagef("Name one with --entrypoint="+names[0]+", or build fewer with --commands.", "the image has %d commands (%s): which one does it start?", len(names), shorten(names, 5))
+}
+
+func (p *Pipeline) assemble(ctx context.Context, result *ImageResult, progress func(string)) error {
+	base, err := p.base(ctx)
+	if err != nil {
+		return err
+	}
+	if base.Digest != "" {
+		result.Base, result.BaseDigest = shownBase(p.Config.Base), base.Digest
+	}
+	entrypoint, err := p.entrypoint()
+	if err != nil {
+		return err
+	}
+	progress("layers")
+	layout := p.path(imageDir)
+	common, err := p.commonLayers(layout)
+	if err != nil {
+		return err
+	}
+	spec := oci.Spec{Created: p.sourceTime(), RefName: p.Plan.Name, Annotations: p.labels(result)}
+	for _, platform := range p.imagePlatforms() {
+		img := oci.ImageSpec{Platform: platform.String(), Layers: slices.Clone(common), Annotations: p.labels(result)}
+		if img.Base, err = base.Image(ctx, platform.String()); err != nil {
+			return baseError(err)
+		}
+		var entries []oci.Entry
+		for _, b := range p.build.Binaries {
+			if b.platform == platform {
+				entries = append(entries, oci.Entry{Path: path.Join(binDir, b.Name), Mode: 0o755, File: p.path(b.Path)})
+			}
+		}
+		progress("layer of " + platform.String())
+		commands, err := oci.WriteLayer(layout, "commands", entries, p.sourceTime())
+		if err != nil {
+			return p.dist.error(err)
+		}
+		img.Layers = append(img.Layers, commands)
+		img.Config = oci.Config{
+			User: p.Config.User, Entrypoint: []string{"/" + path.Join(binDir, entrypoint)}, Cmd: p.Config.Args, ExposedPorts: p.Config.Ports, Labels: p.labels(result),
+		}
+		if p.Config.Base == oci.Scratch {
+			img.Config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+		}
+		for _, k := range sortedKeys(p.Config.Env) {
+			img.Config.Env = append(img.Config.Env, k+"="+p.Config.Env[k])
+		}
+		spec.Images = append(spec.Images, img)
+	}
+	progress("assembling")
+	index, err := oci.Assemble(ctx, layout, spec)
+	if err != nil {
+		return baseError(err)
+	}
+	result.Digest = index.Digest
+	for _, i := range index.Images {
+		m := PlatformImage{Platform: i.Platform, Manifest: i.Manifest, Config: i.Config, Size: i.Size()}
+		for _, l := range i.Layers {
+			m.Layers = append(m.Layers, Layer{Kind: l.Kind, Digest: l.Digest, DiffID: l.DiffID, Size: l.Size, Uncompressed: l.UncompressedSize})
+		}
+		result.Platforms = append(result.Platforms, m)
+	}
+	return nil
+}
+
+// base finds the base image and pins it in the lock file. What lies on disk is not pinned: it is itself
+// part of what the user controls.
+func (p *Pipeline) base(ctx context.Context) (*oci.Base, error) {
+	ref := p.Config.Base
+	local := ref == oci.Scratch || strings.HasPrefix(ref, "oci:")
+	o := oci.BaseOptions{CacheDir: filepath.Join(p.opts.Cache, "images")}
+	if !local {
+		o.Pin = p.Lock.base(ref)
+	}
+	base, err := oci.ResolveBase(ctx, ref, o)
+	if err != nil {
+		return nil, baseError(err)
+	}
+	if !local {
+		p.Lock.setBase(ref, base.Digest)
+	}
+	return base, nil
+}
+
+// LockBase resolves the base image and pins it in the lock file.
+func (p *Pipeline) LockBase(ctx context.Context) error {
+	_, err := p.base(ctx)
+	return err
+}
+
+func baseError(err error) error {
+	if _, ok := errors.AsType[*oci.PlatformError](err); ok {
+		return &fault.Error{Kind: fault.Usage, What: "base", Next: "Choose another base image, or leave the platform out.", Err: err}
+	}
+	if _, ok := errors.AsType[*oci.PinError](err); ok {
+		return &fault.Error{Kind: fault.Environment, What: "base", Next: "If the change is known and wanted, `slipway lock --update` pins what is there now.", Err: err}
+	}
+	if _, ok := errors.AsType[*oci.FetchError](err); ok {
+		return &fault.Error{Kind: fault.Environment, What: "base", Next: "Check the reference, the network and the credentials (docker login); --base=scratch and --base=oci:DIR need no registry.", Err: err}
+	}
+	return err
+}
+
+// shownBase is the base image as records and labels name it: the place of a layout on disk is of this
+// machine only.
+func shownBase(ref string) string {
+	if dir, ok := strings.CutPrefix(ref, "oci:"); ok {
+		return "oci:" + filepath.Base(dir)
+	}
+	return ref
+}
+
+// commonLayers are what a program needs around it, the same for every platform. Each is a layer of its
+// own, so that registries keep it once for all images.
+func (p *Pipeline) commonLayers(layout string) ([]*oci.Layer, error) {
+	type part struct {
+		kind    string
+		entries []oci.Entry
+	}
+	var parts []part
+	if *p.Config.Certificates {
+		entries, err := oci.Certificates()
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part{"certificates", entries})
+	}
+	switch zones := p.Config.Timezones; {
+	case slices.Equal(zones, []string{"none"}):
+	case slices.Equal(zones, []string{"all"}):
+		zones = nil
+		fallthrough
+	default:
+		entries, err := oci.TimeZones(zones...)
+		if err != nil {
+			return nil, fault.Usagef("Use names of the IANA time zone database, or all, or none.", "timezones: %v", err)
+		}
+		parts = append(parts, part{"timezones", entries})
+	}
+	if *p.Config.Accounts {
+		parts = append(parts, part{"accounts", oci.Accounts()})
+	}
+	if *p.Config.Tmp {
+		parts = append(parts, part{"tmp", oci.Temp()})
+	}
+	var layers []*oci.Layer
+	for _, x := range parts {
+		l, err := oci.WriteLayer(layout, x.kind, x.entries, p.sourceTime())
+		if err != nil {
+			return nil, p.dist.error(err)
+		}
+		layers = append(layers, l)
+	}
+	return layers, nil
+}
+
+// labels are the standard ones of the OCI image specification, as far as source, commit and lock file
+// decide them, and those of the configuration. Nothing comes from a clone (its remotes, branches and tags):
+// the same commit must give the same image everywhere.
+func (p *Pipeline) labels(result *ImageResult) map[string]string {
+	const prefix = "org.opencontainers.image."
+	labels := map[string]string{
+		prefix + "title":   p.Plan.Name,
+		prefix + "created": p.sourceTime().Format("2006-01-02T15:04:05Z"),
+		"dev.go.version":   p.Plan.BuildRelease,
+		"dev.go.module":    p.Plan.Modules[0].Path,
+	}
+	if source := p.Plan.Source; source.Commit != "" {
+		labels[prefix+"revision"] = source.Commit
+		if source.Dirty {
+			labels[prefix+"revision"] += "-dirty"
+		}
+	}
+	// The addresses of the two hosts that keep a module at its path.
+	if parts := strings.Split(p.Plan.Modules[0].Path, "/"); len(parts) >= 3 && (parts[0] == "github.com" || parts[0] == "gitlab.com") {
+		labels[prefix+"source"] = "https://" + strings.Join(parts[:3], "/")
+	}
+	if result.BaseDigest != "" {
+		labels[prefix+"base.digest"] = result.BaseDigest
+		if !strings.HasPrefix(result.Base, "oci:") {
+			labels[prefix+"base.name"] = result.Base
+		}
+	}
+	for k, v := range p.Config.Labels {
+		labels[k] = v
+	}
+	return labels
+}
+
+// checkLayer reads the commands of an image back from their layer and compares them with the binaries.
+func (p *Pipeline) checkLayer(m PlatformImage) error {
+	layer := m.Layers[len(m.Layers)-1]
+	f, err := os.Open(p.path(imageDir, "blobs", "sha256", strings.TrimPrefix(layer.Digest, "sha256:")))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return err
+	}
+	found := map[string]string{}
+	t := tar.NewReader(z)
+	for {
+		header, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		h := sha256.New()
+		if _, err := io.Copy(h, t); err != nil {
+			return err
+		}
+		found[path.Base(header.Name)] = hex.EncodeToString(h.Sum(nil))
+	}
+	for _, b := range p.build.Binaries {
+		if b.Platform == m.Platform && found[b.Name] != b.SHA256 {
+			return fmt.Errorf("%s in the layer has SHA256 %s, but %s was verified", b.Name, cmp.Or(found[b.Name], "none"), b.SHA256)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,103 @@
+package oci
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// LayerInfo describes a layer in results and records.
+type LayerInfo struct {
+	// Kind says what the layer holds: "base", "certificates", "application" and so on.
+	Kind string `json:"kind"`
+	// Digest is the digest of the compressed layer, as registries know it.
+	Digest string `json:"digest"`
+	// DiffID is the digest of the uncompressed layer. It does not depend on the compressor.
+	DiffID string `json:"diffId"`
+	// Size is the compressed size in bytes.
+	Size int64 `json:"size"`
+	// UncompressedSize is the size in bytes of the uncompressed tar stream.
+	UncompressedSize int64 `json:"uncompressedSize"`
+}
+
+// Layer is a layer in a file. It implements v1.Layer.
+type Layer struct {
+	// Info describes the layer. It must not be changed.
+	Info LayerInfo
+
+	path           string
+	digest, diffID v1.Hash
+}
+
+// WriteLayer writes a layer with entries into the layout at dir. Every entry gets the time modTime, cut to
+// seconds. Directories on the way to an entry become entries too (owned by root, mode 0755), which also
+// sets the owner and mode of those that a base image has: entries belong into directories of their own, or
+// into ones like /usr/bin that look so everywhere.
+//
+// Content is streamed: memory does not grow with the size of the files.
+func WriteLayer(dir, kind string, entries []Entry, modTime time.Time) (*Layer, error) {
+	sorted, err := arrange(entries, true)
+	if err != nil {
+		return nil, fmt.Errorf("layer %q: %w", kind, err)
+	}
+	if err := os.MkdirAll(blobDir(dir), 0o755); err != nil {
+		return nil, err
+	}
+	diff, blob := newHasher(), newHasher()
+	err = writeAtomic(blobDir(dir), func(f *os.File) (string, error) {
+		err := compress(io.MultiWriter(blob, f), diff, func(w io.Writer) error {
+			return writeTar(w, sorted, modTime.Truncate(time.Second))
+		})
+		return blob.hash().Hex, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("layer %q: %w", kind, err)
+	}
+	return &Layer{
+		Info: LayerInfo{
+			Kind:             kind,
+			Digest:           blob.hash().String(),
+			DiffID:           diff.hash().String(),
+			Size:             blob.size,
+			UncompressedSize: diff.size,
+		},
+		path:   filepath.Join(blobDir(dir), blob.hash().Hex),
+		digest: blob.hash(),
+		diffID: diff.hash(),
+	}, nil
+}
+
+var _ v1.Layer = (*Layer)(nil)
+
+// Digest implements v1.Layer.
+func (l *Layer) Digest() (v1.Hash, error) { return l.digest, nil }
+
+// DiffID implements v1.Layer.
+func (l *Layer) DiffID() (v1.Hash, error) { return l.diffID, nil }
+
+// Size implements v1.Layer.
+func (l *Layer) Size() (int64, error) { return l.Info.Size, nil }
+
+// MediaType implements v1.Layer.
+func (l *Layer) MediaType() (types.MediaType, error) { return types.OCILayer, nil }
+
+// Compressed implements v1.Layer.
+func (l *Layer) Compressed() (io.ReadCloser, error) { return os.Open(l.path) }
+
+// Uncompressed implements v1.Layer.
+func (l *Layer) Uncompressed() (io.ReadCloser, error) {
+	f, err := os.Open(l.path)
+	if err != nil {
+		return nil, err
+	}
+	return uncompress(f)
+}
+
+func (l *Layer) descriptor() v1.Descriptor {
+	return v1.Descriptor{MediaType: types.OCILayer, Size: l.Info.Size, Digest: l.digest}
+}

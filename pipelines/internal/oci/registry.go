@@ -1,0 +1,341 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// Auth says with which credentials registries are asked. The zero value uses those of docker login and
+// podman login on this machine, as go-containerregistry finds them. An Auth never prints its secrets.
+type Auth struct {
+	// Username and Password are for registries that take a password, or a token in its place.
+	Username, Password string
+	// Token is sent as it is, as a bearer token.
+	Token string
+	// Keychain finds credentials where neither of the above is set; nil means the machine's own.
+	Keychain authn.Keychain
+}
+
+// String implements fmt.Stringer.
+func (a Auth) String() string {
+	switch {
+	case a.Token != "":
+		return "token [hidden]"
+	case a.Username != "" || a.Password != "":
+		return "user " + a.Username + " [password hidden]"
+	}
+	return "credentials of this machine"
+}
+
+// GoString implements fmt.GoStringer.
+func (a Auth) GoString() string { return "oci.Auth{" + a.String() + "}" }
+
+// MarshalText keeps secrets out of JSON as well.
+func (a Auth) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+func (a Auth) resolve(ctx context.Context, repo name.Repository) (authn.AuthConfig, error) {
+	switch {
+	case a.Token != "":
+		return authn.AuthConfig{RegistryToken: a.Token}, nil
+	case a.Username != "" || a.Password != "":
+		return authn.AuthConfig{Username: a.Username, Password: a.Password}, nil
+	}
+	keychain := a.Keychain
+	if keychain == nil {
+		keychain = authn.DefaultKeychain
+	}
+	found, err := authn.Resolve(ctx, keychain, repo)
+	if err != nil {
+		return authn.AuthConfig{}, fmt.Errorf("credentials for %s cannot be read: %w", repo.RegistryStr(), err)
+	}
+	config, err := authn.Authorization(ctx, found)
+	if err != nil {
+		return authn.AuthConfig{}, fmt.Errorf("credentials for %s cannot be read: %w", repo.RegistryStr(), err)
+	}
+	return *config, nil
+}
+
+// A RefusedError says that a registry did not let us in.
+type RefusedError struct {
+	// Registry and Repository say where: "registry.example", "team/app".
+	Registry, Repository string
+	// Anonymous tells that no credentials were found, so none were sent.
+	Anonymous bool
+	// Err is what the registry said.
+	Err error
+}
+
+func (e *RefusedError) Error() string {
+	how := "with the credentials that it was given"
+	if e.Anonymous {
+		how = "without credentials, as none were found"
+	}
+	return fmt.Sprintf("registry %s refused access to %s %s: %v; "+
+		"credentials are a user name and password or a token given to slipway, or else what docker login left in config.json below $DOCKER_CONFIG or ~/.docker, "+
+		"or podman login in $REGISTRY_AUTH_FILE or $XDG_RUNTIME_DIR/containers/auth.json", e.Registry, e.Repository, how, e.Err)
+}
+
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// registryError is an error of a registry or of the way to it, without secrets. What the library returns
+// holds the request with its credentials, so it is not wrapped.
+type registryError struct {
+	text   string
+	status int
+	is     error
+}
+
+func (e *registryError) Error() string { return e.text }
+func (e *registryError) Unwrap() error { return e.is }
+
+// statusOf is the HTTP status in err, or 0.
+func statusOf(err error) int {
+	if e, ok := errors.AsType[*registryError](err); ok {
+		return e.status
+	}
+	return 0
+}
+
+// session talks to one repository.
+type session struct {
+	repo      name.Repository
+	puller    *remote.Puller
+	pusher    *remote.Pusher
+	anonymous bool
+	secrets   *secrets
+	delay     time.Duration
+	reached   atomic.Bool // the registry has answered before
+}
+
+// How often and how patiently a registry is asked: at once, then after 0.5, 1.5, 4.5 and 13.5 seconds.
+const (
+	attempts     = 5
+	defaultDelay = 500 * time.Millisecond
+)
+
+func newSession(ctx context.Context, repo name.Repository, auth Auth, delay time.Duration) (*session, error) {
+	config, err := auth.resolve(ctx, repo)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{repo: repo, secrets: &secrets{inner: remote.DefaultTransport}, delay: delay}
+	if s.delay <= 0 {
+		s.delay = defaultDelay
+	}
+	s.secrets.add(config.Password, config.Auth, config.IdentityToken, config.RegistryToken)
+	authenticator := authn.FromConfig(config)
+	if config == (authn.AuthConfig{}) {
+		s.anonymous, authenticator = true, authn.Anonymous
+	}
+	options := []remote.Option{
+		remote.WithAuth(authenticator),
+		remote.WithTransport(s.secrets),
+		remote.WithUserAgent("slipway"),
+		// The library's own waiting does not end with the context, so try does it.
+		remote.WithRetryBackoff(remote.Backoff{Steps: 1}),
+	}
+	if s.puller, err = remote.NewPuller(options...); err != nil {
+		return nil, err
+	}
+	s.pusher, err = remote.NewPusher(options...)
+	return s, err
+}
+
+// try runs f, again after a while when what failed may pass: too many requests, an error of the server, a
+// broken connection. Its errors hold no secrets; a refusal is a RefusedError.
+func (s *session) try(ctx context.Context, f func() error) error {
+	wait := s.delay
+	for attempt := 1; ; attempt++ {
+		err := f()
+		if err == nil {
+			s.reached.Store(true)
+			return nil
+		}
+		if attempt == attempts || ctx.Err() != nil || !s.passing(err) {
+			return s.clean(ctx, err)
+		}
+		select {
+		case <-ctx.Done():
+			return s.clean(ctx, err)
+		case <-time.After(wait + rand.N(wait/10+1)):
+		}
+		wait *= 3
+	}
+}
+
+// passing tells whether an error may be gone at the next attempt.
+func (s *session) passing(err error) bool {
+	if answer, ok := errors.AsType[*transport.Error](err); ok {
+		s.reached.Store(true)
+		switch answer.StatusCode {
+		case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+			return false
+		case http.StatusTooManyRequests, http.StatusRequestTimeout, 499:
+			return true
+		}
+		return answer.StatusCode >= 500 || answer.Temporary()
+	}
+	for _, cut := range []error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
+		if errors.Is(err, cut) {
+			return true
+		}
+	}
+	// A registry that was never there is not waited for; one that restarts is.
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return s.reached.Load()
+	}
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+		return true
+	}
+	// HTTP/2 has no exported errors for a broken stream or connection.
+	text := err.Error()
+	return strings.Contains(text, "stream error:") || strings.Contains(text, "GOAWAY") || strings.Contains(text, "server closed idle connection")
+}
+
+// longestText is how much of an error is shown: some registries answer with whole web pages.
+const longestText = 600
+
+// clean turns what the library returned into an error that is safe to show and keep.
+func (s *session) clean(ctx context.Context, err error) error {
+	if _, ok := errors.AsType[*DigestError](err); ok {
+		return err // our own
+	}
+	cleaned := &registryError{text: strings.Join(strings.Fields(s.secrets.hide(err.Error())), " "), is: ctx.Err()}
+	if len(cleaned.text) > longestText {
+		cleaned.text = strings.ToValidUTF8(cleaned.text[:longestText], "") + " ..."
+	}
+	if answer, ok := errors.AsType[*transport.Error](err); ok {
+		cleaned.status = answer.StatusCode
+	}
+	if cleaned.status == http.StatusUnauthorized || cleaned.status == http.StatusForbidden {
+		return &RefusedError{Registry: s.repo.RegistryStr(), Repository: s.repo.RepositoryStr(), Anonymous: s.anonymous, Err: cleaned}
+	}
+	return cleaned
+}
+
+// secrets is a transport that remembers which secrets went out, so that they can be taken out of what
+// comes back: a registry or a proxy may repeat a request in its error.
+type secrets struct {
+	inner http.RoundTripper
+	mu    sync.Mutex
+	known []string
+}
+
+func (s *secrets) RoundTrip(r *http.Request) (*http.Response, error) {
+	if _, value, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok {
+		s.add(value)
+	}
+	return s.inner.RoundTrip(r)
+}
+
+func (s *secrets) add(values ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range values {
+		// A few characters would be found in harmless words.
+		if len(v) >= 4 && !slices.Contains(s.known, v) {
+			s.known = append(s.known, v)
+		}
+	}
+	// The longest first: one may be part of another.
+	slices.SortFunc(s.known, func(a, b string) int { return len(b) - len(a) })
+}
+
+func (s *secrets) hide(text string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range s.known {
+		text = strings.ReplaceAll(text, v, "[hidden]")
+	}
+	return text
+}
+
+// head returns the digest that a tag has now; found is false if there is no such tag.
+func (s *session) head(ctx context.Context, tag name.Tag) (digest v1.Hash, found bool, err error) {
+	err = s.try(ctx, func() error {
+		d, err := s.puller.Head(ctx, tag)
+		if _, answered := errors.AsType[*transport.Error](err); err != nil && !answered {
+			// Not every registry sends the headers that the answer stands in.
+			var full *remote.Descriptor
+			if full, err = s.puller.Get(ctx, tag); err == nil {
+				d = &full.Descriptor
+			}
+		}
+		if err == nil {
+			digest, found = d.Digest, true
+		}
+		return err
+	})
+	if statusOf(err) == http.StatusNotFound {
+		err = nil
+	}
+	return digest, found, err
+}
+
+// manifest fetches a manifest or index by its digest. The bytes are verified.
+func (s *session) manifest(ctx context.Context, h v1.Hash) (content []byte, err error) {
+	err = s.try(ctx, func() error {
+		d, err := s.puller.Get(ctx, s.repo.Digest(h.String()))
+		if err == nil {
+			content = d.Manifest
+			return nil
+		}
+		if _, answered := errors.AsType[*transport.Error](err); !answered && strings.Contains(err.Error(), "does not match requested digest") {
+			return &DigestError{What: "manifest in " + s.repo.Name(), Want: h.String(), Err: errors.New(err.Error())}
+		}
+		return err
+	})
+	if err == nil && hashOf(content) != h {
+		err = &DigestError{What: "manifest in " + s.repo.Name(), Want: h.String(), Got: hashOf(content).String()}
+	}
+	return content, err
+}
+
+// blob fetches a blob by its digest and writes it to w, verified. reset, if not nil, is called before each
+// attempt.
+func (s *session) blob(ctx context.Context, desc v1.Descriptor, w io.Writer, reset func() error) error {
+	what := "blob in " + s.repo.Name()
+	return s.try(ctx, func() error {
+		if reset != nil {
+			if err := reset(); err != nil {
+				return err
+			}
+		}
+		layer, err := s.puller.Layer(ctx, s.repo.Digest(desc.Digest.String()))
+		if err != nil {
+			return err
+		}
+		rc, err := layer.Compressed()
+		if err != nil {
+			return err
+		}
+		defer rc.Close()
+		h := newHasher()
+		_, err = copyBuffer(io.MultiWriter(h, w), contextReader{ctx, io.LimitReader(rc, desc.Size+1)})
+		if err != nil && (ctx.Err() != nil || s.passing(err)) {
+			return err
+		}
+		// The library verifies as well, with an error of its own that cannot be told from others.
+		if got := h.hash(); got != desc.Digest {
+			return &DigestError{What: what, Want: desc.Digest.String(), Got: got.String()}
+		}
+		return err
+	})
+}

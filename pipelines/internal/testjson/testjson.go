@@ -1,0 +1,242 @@
+// Package testjson reads what `go test -json` prints: the events of cmd/test2json, of Go 1.20 and newer.
+package testjson
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+)
+
+// The results of tests and packages.
+const (
+	Pass = "pass"
+	Fail = "fail"
+	Skip = "skip"
+)
+
+// Report is what one `go test` said.
+type Report struct {
+	// Packages are sorted by path.
+	Packages []Package
+	// Stray is output that was no event.
+	Stray []byte
+}
+
+// Package is what the tests of one package said.
+type Package struct {
+	Path   string `json:"path"`
+	Result string `json:"result"`
+	// Seconds is the time that its tests took.
+	Seconds float64 `json:"seconds"`
+	// Cached tells that go test knew the result from an earlier run.
+	Cached bool   `json:"cached,omitempty"`
+	Tests  []Test `json:"tests,omitempty"`
+	// Output is what belongs to no test, of a failed package only: build errors, panics.
+	Output string `json:"output,omitempty"`
+}
+
+// Test is what one test said.
+type Test struct {
+	Name    string  `json:"name"`
+	Result  string  `json:"result"`
+	Seconds float64 `json:"seconds"`
+	// Output is that of a test that failed, or the reason of one that was skipped.
+	Output string `json:"output,omitempty"`
+}
+
+// HasFailedSubtest tells whether a subtest of the named test failed.
+func (p Package) HasFailedSubtest(name string) bool {
+	return slices.ContainsFunc(p.Tests, func(t Test) bool { return t.Result == Fail && strings.HasPrefix(t.Name, name+"/") })
+}
+
+// event is one line, as described by `go doc test2json`.
+type event struct {
+	Action      string
+	Package     string
+	ImportPath  string // of build events, since Go 1.24
+	Test        string
+	Elapsed     float64
+	Output      string
+	FailedBuild string
+}
+
+// maxOutput bounds what is kept of the output of one test or package, in bytes. The end says why it failed.
+const maxOutput = 64 << 10
+
+// maxLine bounds one line in bytes; what is longer is no event of test2json, which cuts lines itself.
+const maxLine = 1 << 20
+
+type unit struct {
+	result  string
+	seconds float64
+	output  []byte
+}
+
+func (u *unit) print(s string) {
+	u.output = append(u.output, s...)
+	if len(u.output) > 2*maxOutput {
+		u.output = append([]byte("[earlier output cut]\n"), u.output[len(u.output)-maxOutput:]...)
+	}
+}
+
+type pkg struct {
+	unit
+	tests       map[string]*unit
+	order       []string
+	cached      bool
+	failedBuild string
+}
+
+// Read reads events until r ends. For each event of a test it calls running, with the test's package and
+// name, if running is not nil.
+func Read(r io.Reader, running func(pkg, test string)) Report {
+	packages := map[string]*pkg{}
+	builds := map[string]*unit{}
+	var report Report
+	get := func(path string) *pkg {
+		p := packages[path]
+		if p == nil {
+			p = &pkg{tests: map[string]*unit{}}
+			packages[path] = p
+		}
+		return p
+	}
+	lines := bufio.NewReaderSize(r, 64<<10)
+	for {
+		line, err := readLine(lines)
+		if len(line) > 0 {
+			var e event
+			if json.Unmarshal(line, &e) != nil || e.Action == "" {
+				if len(report.Stray) < maxOutput {
+					report.Stray = append(append(report.Stray, line...), '\n')
+				}
+			} else if e.Package == "" {
+				if e.Action == "build-output" {
+					if builds[e.ImportPath] == nil {
+						builds[e.ImportPath] = &unit{}
+					}
+					builds[e.ImportPath].print(e.Output)
+				}
+			} else {
+				get(e.Package).add(e)
+				if running != nil && e.Action == "run" {
+					running(e.Package, e.Test)
+				}
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	for path, p := range packages {
+		if b := builds[p.failedBuild]; b != nil {
+			p.output = append(b.output, p.output...)
+		}
+		report.Packages = append(report.Packages, p.finish(path))
+	}
+	slices.SortFunc(report.Packages, func(a, b Package) int { return cmp.Compare(a.Path, b.Path) })
+	return report
+}
+
+// readLine reads one line without its end, dropping what is beyond maxLine.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		if len(line) < maxLine {
+			line = append(line, part...)
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return bytes.TrimRight(line, "\r\n"), err
+		}
+	}
+}
+
+func (p *pkg) add(e event) {
+	u := &p.unit
+	if e.Test != "" {
+		if u = p.tests[e.Test]; u == nil {
+			u = &unit{}
+			p.tests[e.Test] = u
+			p.order = append(p.order, e.Test)
+		}
+	}
+	switch e.Action {
+	case Pass, Fail, Skip:
+		u.result, u.seconds = e.Action, e.Elapsed
+		if e.Test == "" {
+			p.failedBuild = e.FailedBuild
+		}
+	case "output":
+		if e.Test == "" && strings.HasSuffix(strings.TrimSpace(e.Output), "(cached)") {
+			p.cached = true
+		}
+		u.print(e.Output)
+	}
+}
+
+func (p *pkg) finish(path string) Package {
+	result := Package{Path: path, Result: p.result, Seconds: p.seconds, Cached: p.cached}
+	if result.Result == "" {
+		result.Result = Fail // go test itself was killed
+	}
+	for _, name := range p.order {
+		u := p.tests[name]
+		t := Test{Name: name, Result: u.result, Seconds: u.seconds}
+		if t.Result == "" && result.Result == Pass {
+			continue // a benchmark or an example without an end of its own
+		}
+		if t.Result == "" {
+			t.Result = Fail // it ran when the package ended: a panic, os.Exit or a timeout
+		}
+		if t.Result != Pass {
+			t.Output = clean(u.output)
+		}
+		result.Tests = append(result.Tests, t)
+	}
+	if result.Result == Fail {
+		result.Output = clean(p.output)
+	}
+	return result
+}
+
+// clean drops the lines that only say what the result says anyway.
+func clean(output []byte) string {
+	var b strings.Builder
+	for line := range strings.Lines(string(output)) {
+		if strings.HasPrefix(line, "=== ") || strings.HasPrefix(strings.TrimSpace(line), "--- SKIP") {
+			continue
+		}
+		b.WriteString(line)
+	}
+	return strings.ToValidUTF8(strings.TrimRight(b.String(), "\n"), "\uFFFD")
+}
+
+// AddBuildErrors gives the build errors on standard error, where Go before 1.24 prints them, to the
+// packages that they kept from being tested.
+func (r *Report) AddBuildErrors(stderr []byte) {
+	sections := map[string][]byte{}
+	path := ""
+	for line := range bytes.Lines(stderr) {
+		if header, ok := bytes.CutPrefix(line, []byte("# ")); ok {
+			// "# example.com/a [example.com/a.test]"
+			path, _, _ = strings.Cut(strings.TrimSpace(string(header)), " ")
+			continue
+		}
+		sections[path] = append(sections[path], line...)
+	}
+	for i, p := range r.Packages {
+		text := sections[p.Path]
+		if text == nil {
+			text = sections[p.Path+"_test"]
+		}
+		if p.Result == Fail && len(text) > 0 && len(p.Tests) == 0 {
+			r.Packages[i].Output = strings.TrimSpace(string(text) + p.Output)
+		}
+	}
+}

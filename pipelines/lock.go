@@ -1,0 +1,131 @@
+package pipelines
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/slipway-ci/slipway/pipelines/fault"
+)
+
+// LockFile is the name of the lock file in the root of a source tree.
+const LockFile = "slipway.lock"
+
+const lockSchema = 1
+
+// Lock pins what a configuration leaves open, so that every later run on any machine uses the same. It
+// is to be committed.
+type Lock struct {
+	// Schema is the version of this format.
+	Schema int `json:"schema"`
+	// Go maps what go-versions may ask for ("1.22", "stable") to an exact release.
+	Go map[string]string `json:"go"`
+	// Toolchains maps an exact release to the verified checksum for each platform that it ran on.
+	Toolchains map[string]map[string]string `json:"toolchains"`
+	// Bases maps the reference of a base image to its digest.
+	Bases map[string]string `json:"bases"`
+
+	mu sync.Mutex
+}
+
+// ReadLock reads the lock file of a source tree. A tree without one has an empty Lock.
+func ReadLock(source fs.FS) (*Lock, error) {
+	l := &Lock{Schema: lockSchema}
+	text, err := fs.ReadFile(source, LockFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.Environmentf(err, "", "%s", LockFile)
+	}
+	if err == nil {
+		d := json.NewDecoder(bytes.NewReader(text))
+		d.DisallowUnknownFields()
+		if err := d.Decode(l); err != nil {
+			return nil, fault.Usagef("Restore it from version control, or remove it to resolve everything anew.", "%s cannot be read: %v", LockFile, err)
+		}
+		if l.Schema != lockSchema {
+			return nil, fault.Usagef("Use a slipway that is as new as the one that wrote it.", "%s has schema %d, this slipway reads %d", LockFile, l.Schema, lockSchema)
+		}
+	}
+	for _, m := range []*map[string]string{&l.Go, &l.Bases} {
+		if *m == nil {
+			*m = map[string]string{}
+		}
+	}
+	if l.Toolchains == nil {
+		l.Toolchains = map[string]map[string]string{}
+	}
+	return l, nil
+}
+
+// Bytes is the lock file's content.
+func (l *Lock) Bytes() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b, err := json.MarshalIndent(l, "", "  ")
+	if err != nil {
+		panic(err) // strings and maps of strings
+	}
+	return append(b, '\n')
+}
+
+// Write writes the lock file into dir unless it says the same already. It reports whether it wrote.
+func (l *Lock) Write(dir string) (bool, error) {
+	name := filepath.Join(dir, LockFile)
+	now := l.Bytes()
+	if before, err := os.ReadFile(name); err == nil && bytes.Equal(before, now) {
+		return false, nil
+	}
+	temp, err := os.CreateTemp(dir, "."+LockFile+".*")
+	if err != nil {
+		return false, err
+	}
+	_, err = temp.Write(now)
+	err = errors.Join(err, temp.Chmod(0o644), temp.Close())
+	if err == nil {
+		err = os.Rename(temp.Name(), name)
+	}
+	if err != nil {
+		_ = os.Remove(temp.Name())
+	}
+	return err == nil, err
+}
+
+// Forget drops every choice, so that the next plan chooses anew. Checksums stay: a release never changes.
+func (l *Lock) Forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.Go)
+	clear(l.Bases)
+}
+
+func (l *Lock) setToolchain(release, platform, sum string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.Toolchains[release] == nil {
+		l.Toolchains[release] = map[string]string{}
+	}
+	l.Toolchains[release][platform] = sum
+}
+
+func (l *Lock) base(ref string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Bases[ref]
+}
+
+func (l *Lock) setBase(ref, digest string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.Bases[ref] = digest
+}
+
+// prune drops the checksums of releases that nothing refers to any more.
+func (l *Lock) prune(used map[string]bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.Toolchains, func(release string, _ map[string]string) bool { return !used[release] })
+}

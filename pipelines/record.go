@@ -1,0 +1,182 @@
+package pipelines
+
+import (
+	"encoding/json"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/slipway-ci/slipway/pipelines/engine"
+)
+
+const recordSchema = 1
+
+// Record is the run record, run.json: what went in, what every stage said and what came out. It holds no
+// absolute path, no secret, no user and no host name.
+type Record struct {
+	// Schema is the version of this format.
+	Schema int `json:"schema"`
+	// Verdict is failed if a stage failed, else passed.
+	Verdict Verdict `json:"verdict"`
+	// Slipway is the program that made the record.
+	Slipway ProgramID `json:"slipway"`
+	// Engine is the engine's name.
+	Engine string `json:"engine"`
+	// Host is the platform that the calling process ran on.
+	Host string `json:"host"`
+	// Config is the configuration in force, with the keys of slipway.yaml.
+	Config map[string]any `json:"config"`
+	Plan   *Plan          `json:"plan,omitempty"`
+	// Platforms are those that were built for.
+	Platforms []string `json:"platforms,omitempty"`
+	// Toolchains are the Go releases that ran, with what was verified.
+	Toolchains []ToolchainID `json:"toolchains,omitempty"`
+	// Stages are in the order in which they began.
+	Stages []*StageRecord `json:"stages"`
+	// Binaries, Image, Smoke and Published are the results of those stages.
+	Binaries  []Binary      `json:"binaries,omitempty"`
+	Image     *ImageResult  `json:"image,omitempty"`
+	Smoke     *SmokeResult  `json:"smoke,omitempty"`
+	Published []PublishedTo `json:"published,omitempty"`
+	// Notes changed no verdict.
+	Notes []string `json:"notes,omitempty"`
+	// Started is when the run began, in RFC 3339.
+	Started string       `json:"started"`
+	Elapsed Milliseconds `json:"elapsed_ms"`
+}
+
+// ProgramID identifies a build of slipway.
+type ProgramID struct {
+	Version string `json:"version"`
+	Go      string `json:"go"`
+}
+
+// ToolchainID is a Go release that ran and the checksum that was verified before.
+type ToolchainID struct {
+	Release    string `json:"release"`
+	Platform   string `json:"platform"`
+	Checksum   string `json:"checksum"`
+	VerifiedBy string `json:"verified_by"`
+}
+
+// StageRecord is what the record says of one stage.
+type StageRecord struct {
+	Name    string  `json:"name"`
+	Verdict Verdict `json:"verdict"`
+	// Detail is the outcome in a few words.
+	Detail string `json:"detail,omitempty"`
+	// Started is the time since the run began.
+	Started  Milliseconds `json:"started_ms"`
+	Elapsed  Milliseconds `json:"elapsed_ms"`
+	Tasks    []TaskRecord `json:"tasks,omitempty"`
+	Failures []Failure    `json:"failures,omitempty"`
+}
+
+// TaskRecord is what the record says of one task.
+type TaskRecord struct {
+	Name    string       `json:"name"`
+	Verdict Verdict      `json:"verdict"`
+	Detail  string       `json:"detail,omitempty"`
+	Started Milliseconds `json:"started_ms"`
+	Elapsed Milliseconds `json:"elapsed_ms"`
+}
+
+// Failure is one reason for a bad verdict.
+type Failure struct {
+	// What failed: a test, a check, a binary, a probe.
+	What string `json:"what"`
+	// Where it failed: file and line, release or platform.
+	Where string `json:"where,omitempty"`
+	// File and Line are where to look, if that is known.
+	File string `json:"file,omitempty"`
+	Line int    `json:"line,omitempty"`
+	// Message is why, possibly with the last lines of output.
+	Message string `json:"message"`
+	// Next is what to do about it, if slipway knows.
+	Next string `json:"next,omitempty"`
+	// Repeat is the configuration that narrows a run of the same stage to this failure.
+	Repeat map[string]string `json:"repeat,omitempty"`
+}
+
+// Milliseconds is a duration that JSON shows in milliseconds.
+type Milliseconds time.Duration
+
+// MarshalJSON implements json.Marshaler.
+func (m Milliseconds) MarshalJSON() ([]byte, error) {
+	return json.Marshal(time.Duration(m).Milliseconds())
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (m *Milliseconds) UnmarshalJSON(b []byte) error {
+	var n int64
+	err := json.Unmarshal(b, &n)
+	*m = Milliseconds(time.Duration(n) * time.Millisecond)
+	return err
+}
+
+func newRecord(c Config, e engine.Engine) *Record {
+	return &Record{
+		Schema:  recordSchema,
+		Slipway: ProgramID{Version: slipwayVersion(), Go: runtime.Version()},
+		Engine:  e.Name(),
+		Host:    runtime.GOOS + "/" + runtime.GOARCH,
+		Config:  c.asMap(),
+		Stages:  []*StageRecord{},
+		Started: time.Now().UTC().Format(time.RFC3339),
+	}
+}
+
+// asMap is the configuration with the keys of slipway.yaml.
+func (c Config) asMap() map[string]any {
+	m := map[string]any{}
+	c.Base = shownBase(c.Base)
+	c.To = slices.Clone(c.To)
+	for i := range c.To {
+		c.To[i] = shownTarget(c.To[i])
+	}
+	b, err := yaml.Marshal(c)
+	if err == nil {
+		err = yaml.Unmarshal(b, &m)
+	}
+	if err != nil {
+		panic(err) // plain data
+	}
+	// Where a run writes and how many commands run at once change no result, and a path tells of a machine.
+	delete(m, "output")
+	delete(m, "parallel")
+	return m
+}
+
+func (r *Record) planned(p *Pipeline) {
+	r.Plan = p.Plan
+	r.Platforms = p.Plan.platformNames()
+	for _, x := range p.Plan.Releases {
+		t := x.Toolchain
+		r.Toolchains = append(r.Toolchains, ToolchainID{Release: t.Release, Platform: t.Platform, Checksum: t.Checksum, VerifiedBy: t.VerifiedBy})
+	}
+}
+
+// conclude sets the verdict of the run.
+func (r *Record) conclude() {
+	r.Verdict = Passed
+	for _, s := range r.Stages {
+		if s.Verdict != Passed && s.Verdict != NotRun && s.Verdict != Skipped {
+			r.Verdict = Failed
+		}
+	}
+}
+
+// slipwayVersion is the version of this slipway, from its build info.
+func slipwayVersion() string {
+	if b, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range append(b.Deps, &b.Main) {
+			if m.Path == "github.com/slipway-ci/slipway" && m.Version != "" {
+				return m.Version
+			}
+		}
+	}
+	return "(devel)"
+}

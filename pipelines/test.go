@@ -1,0 +1,320 @@
+package pipelines
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/slipway-ci/slipway/pipelines/engine"
+	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/testjson"
+)
+
+// TestResult is what the tests said under every release.
+type TestResult struct {
+	Verdict Verdict   `json:"verdict"`
+	Legs    []TestLeg `json:"legs"`
+	// Coverage is the part of all statements that the tests of the building release ran, in percent; -1
+	// when there are no statements.
+	Coverage float64 `json:"coverage"`
+}
+
+// TestLeg is one run of a module's tests under one release.
+type TestLeg struct {
+	Release string `json:"release"`
+	Module  string `json:"module"`
+	// Ran is what the toolchain itself says that it is, asked in the environment of the tests.
+	Ran      string             `json:"ran"`
+	Verdict  Verdict            `json:"verdict"`
+	Passed   int                `json:"passed"`
+	Failed   int                `json:"failed"`
+	Skipped  int                `json:"skipped"`
+	Packages []testjson.Package `json:"packages"`
+	// Message says why the leg failed when no package did.
+	Message string `json:"message,omitempty"`
+}
+
+func (l TestLeg) summary() string {
+	s := fmt.Sprintf("%d passed", l.Passed)
+	if l.Failed > 0 {
+		s = fmt.Sprintf("%d failed, %s", l.Failed, s)
+	}
+	if l.Skipped > 0 {
+		s += fmt.Sprintf(", %d skipped", l.Skipped)
+	}
+	return s
+}
+
+// Test runs the tests of every module under every release. It writes junit.xml, test.json and
+// coverage.out, whatever the verdict.
+func (p *Pipeline) Test(ctx context.Context) (*TestResult, error) {
+	s := p.stage("test")
+	legs := make([][]TestLeg, len(p.Plan.Releases))
+	profiles := make([][]byte, len(p.Plan.Modules))
+	err := p.parallel(ctx, len(legs), func(ctx context.Context, i int) error {
+		release := p.Plan.Releases[i].Exact
+		return s.task(ctx, "test "+release, func(ctx context.Context, progress func(string)) (Verdict, string, error) {
+			var total TestLeg
+			verdict := Passed
+			for j, m := range p.Plan.Modules {
+				patterns := p.Plan.patterns(m, p.Config.Packages)
+				if len(patterns) == 0 {
+					continue
+				}
+				leg, profile, err := p.testLeg(ctx, release, m, patterns, progress)
+				if err != nil {
+					return "", "", err
+				}
+				if release == p.Plan.BuildRelease {
+					profiles[j] = profile
+				}
+				legs[i] = append(legs[i], *leg)
+				total.Passed, total.Failed, total.Skipped = total.Passed+leg.Passed, total.Failed+leg.Failed, total.Skipped+leg.Skipped
+				if leg.Verdict != Passed {
+					verdict = Failed
+				}
+			}
+			return verdict, total.summary(), nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	result := &TestResult{Verdict: Passed, Legs: slices.Concat(legs...)}
+	for _, l := range result.Legs {
+		if l.Verdict != Passed {
+			result.Verdict = Failed
+		}
+	}
+	profile, coverage := mergeProfiles(profiles)
+	result.Coverage = coverage
+	s.fail(result.failures(p.Plan)...)
+	s.end(result.Verdict, result.summary())
+	return result, p.writeTestReports(result, profile)
+}
+
+func (r *TestResult) summary() string {
+	tests, failed := 0, 0
+	for _, l := range r.Legs {
+		tests += l.Passed + l.Failed + l.Skipped
+		failed += l.Failed
+	}
+	s := fmt.Sprintf("%d tests", tests)
+	if failed > 0 {
+		s = fmt.Sprintf("%d of %s failed", failed, s)
+	}
+	if r.Coverage >= 0 {
+		s += fmt.Sprintf(", %.1f%% covered", r.Coverage)
+	}
+	return s
+}
+
+func (p *Pipeline) testLeg(ctx context.Context, release string, m Module, patterns []string, progress func(string)) (*TestLeg, []byte, error) {
+	command := engine.Command{
+		Name: "go test (" + release + ")", Toolchain: release, Dir: m.Dir, Env: p.Plan.env(), Writes: true, CGO: p.Config.CGO || p.Config.Race,
+	}
+	ask := command
+	ask.Name, ask.Args = "go version ("+release+")", []string{"go", "version"}
+	r, err := p.engine.Run(ctx, ask)
+	if err != nil {
+		return nil, nil, err
+	}
+	leg := &TestLeg{Release: release, Module: m.Path, Ran: strings.TrimSpace(string(r.Stdout)), Verdict: Passed}
+	if !strings.HasPrefix(leg.Ran, "go version go"+release+" ") {
+		return nil, nil, fault.Environmentf(nil, "", "asked for Go %s, but the engine runs %q", release, leg.Ran)
+	}
+
+	out, err := os.MkdirTemp(p.dist.temp, "test-")
+	if err != nil {
+		return nil, nil, p.dist.error(err)
+	}
+	command.OutputDir, command.Outputs = out, []string{"coverage.out"}
+	// Built as the release build is, so that it finds its packages compiled. Vet is a stage of its own.
+	command.Args = []string{"go", "test", "-json", "-trimpath", "-vet=off", "-timeout=" + p.Config.Timeout.String(), "-coverprofile=" + engine.OutDir + "/coverage.out"}
+	if p.Config.Race {
+		command.Args = append(command.Args, "-race")
+	}
+	if p.Config.Shuffle != "off" {
+		command.Args = append(command.Args, "-shuffle="+p.Config.Shuffle)
+	}
+	command.Args = append(append(command.Args, tagFlags(p.Config.Tags)...), patterns...)
+
+	reader, writer := io.Pipe()
+	command.Stdout = writer
+	parsed := make(chan testjson.Report, 1)
+	go func() {
+		last := time.Time{}
+		report := testjson.Read(reader, func(pkg, test string) {
+			if now := time.Now(); now.Sub(last) > 50*time.Millisecond {
+				progress(strings.TrimSpace(strings.TrimPrefix(strings.TrimPrefix(pkg, m.Path), "/") + " " + test))
+				last = now
+			}
+		})
+		_, _ = io.Copy(io.Discard, reader)
+		parsed <- report
+	}()
+	r, err = p.engine.Run(ctx, command)
+	_ = writer.Close()
+	report := <-parsed
+	if err != nil {
+		return nil, nil, err
+	}
+	report.AddBuildErrors(r.Stderr)
+	leg.Packages = report.Packages
+	for _, pkg := range leg.Packages {
+		for _, t := range pkg.Tests {
+			switch t.Result {
+			case testjson.Pass:
+				leg.Passed++
+			case testjson.Fail:
+				leg.Failed++
+			case testjson.Skip:
+				leg.Skipped++
+			}
+		}
+		if pkg.Result == testjson.Fail {
+			leg.Verdict = Failed
+		}
+	}
+	if r.ExitCode != 0 && leg.Verdict == Passed {
+		leg.Verdict, leg.Message = Failed, cmp.Or(lastLines(append(report.Stray, r.Stderr...), 20), fmt.Sprintf("go test ended with exit code %d", r.ExitCode))
+		if p.Config.Race && strings.Contains(leg.Message, "C compiler") {
+			return nil, nil, fault.Environmentf(fmt.Errorf("%s", leg.Message), "The race detector needs a C compiler: install gcc, or test without --race.", "go test -race under Go %s", release)
+		}
+	}
+	profile, err := os.ReadFile(filepath.Join(out, "coverage.out"))
+	if err != nil && !os.IsNotExist(err) {
+		return nil, nil, p.dist.error(err)
+	}
+	return leg, profile, nil
+}
+
+// failures lists what failed, with the releases in which it did; what fails in some releases only comes
+// first.
+func (r *TestResult) failures(plan *Plan) []Failure {
+	type key struct{ pkg, test string }
+	releases := map[key][]string{}
+	output := map[key]string{}
+	modules := map[key]string{}
+	add := func(k key, l TestLeg, text string) {
+		releases[k] = append(releases[k], l.Release)
+		modules[k] = l.Module
+		if output[k] == "" {
+			output[k] = text
+		}
+	}
+	for _, l := range r.Legs {
+		if l.Message != "" {
+			add(key{}, l, l.Message)
+		}
+		for _, pkg := range l.Packages {
+			if pkg.Result != testjson.Fail {
+				continue
+			}
+			named := false
+			for _, t := range pkg.Tests {
+				// A parent fails with its subtests; the subtests say why.
+				if t.Result == testjson.Fail && !pkg.HasFailedSubtest(t.Name) {
+					add(key{pkg.Path, t.Name}, l, t.Output)
+					named = true
+				}
+			}
+			if !named {
+				add(key{pkg.Path, ""}, l, pkg.Output)
+			}
+		}
+	}
+	all := plan.exact()
+	var failures []Failure
+	for k, in := range releases {
+		slices.Sort(in)
+		in = slices.Compact(in)
+		f := Failure{What: strings.TrimSpace(k.pkg + " " + k.test), Message: output[k], Repeat: map[string]string{"go-versions": in[0]}}
+		if f.What == "" {
+			f.What = "go test of module " + modules[k]
+		}
+		if k.pkg != "" {
+			f.Repeat["packages"] = k.pkg
+		}
+		f.Where = "Go " + strings.Join(in, ", ")
+		if len(in) < len(all) {
+			f.Where = "only Go " + strings.Join(in, ", ")
+		}
+		failures = append(failures, f)
+	}
+	slices.SortFunc(failures, func(a, b Failure) int {
+		return cmp.Or(cmp.Compare(strings.Count(a.Where, ","), strings.Count(b.Where, ",")), cmp.Compare(a.What, b.What))
+	})
+	return failures
+}
+
+func (p *Pipeline) writeTestReports(r *TestResult, profile []byte) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := p.writeFile("test.json", append(b, '\n')); err != nil {
+		return err
+	}
+	junit, err := r.junit()
+	if err != nil {
+		return err
+	}
+	if err := p.writeFile("junit.xml", junit); err != nil {
+		return err
+	}
+	return p.writeFile("coverage.out", profile)
+}
+
+// mergeProfiles puts the coverage profiles of several modules into one and counts their statements.
+// A profile is described in golang.org/x/tools/cover: a mode line, then a line for each block with its
+// number of statements and how often it ran. Blocks may come more than once.
+func mergeProfiles(profiles [][]byte) ([]byte, float64) {
+	type block struct{ statements, count int }
+	blocks := map[string]block{}
+	mode := "mode: set\n"
+	for _, profile := range profiles {
+		for line := range bytes.Lines(profile) {
+			s := string(line)
+			if strings.HasPrefix(s, "mode: ") {
+				mode = s
+				continue
+			}
+			i := strings.LastIndexByte(strings.TrimSpace(s), ' ')
+			if i < 0 {
+				continue
+			}
+			where := s[:i]
+			var b block
+			if n, _ := fmt.Sscanf(s[strings.LastIndexByte(where, ' ')+1:], "%d %d", &b.statements, &b.count); n != 2 {
+				continue
+			}
+			b.count = max(b.count, blocks[where].count)
+			blocks[where] = b
+		}
+	}
+	var text strings.Builder
+	text.WriteString(mode)
+	total, ran := 0, 0
+	for _, where := range slices.Sorted(maps.Keys(blocks)) {
+		b := blocks[where]
+		fmt.Fprintf(&text, "%s %d\n", where, b.count)
+		total += b.statements
+		if b.count > 0 {
+			ran += b.statements
+		}
+	}
+	if total == 0 {
+		return []byte(text.String()), -1
+	}
+	return []byte(text.String()), 100 * float64(ran) / float64(total)
+}

@@ -1,0 +1,376 @@
+package pipelines
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/slipway-ci/slipway/pipelines/engine"
+)
+
+// vetChecks are the checks of the vet stage.
+var vetChecks = []string{"vet", "gofmt", "tidy", "verify", "vendor"}
+
+// VetResult is what the vet stage found.
+type VetResult struct {
+	Verdict  Verdict   `json:"verdict"`
+	Findings []Finding `json:"findings"`
+	// NotChecked are the checks that could not be done, each with the reason.
+	NotChecked []string `json:"not_checked,omitempty"`
+}
+
+// Finding is one complaint about the source.
+type Finding struct {
+	// Check is the check that complains: vet, gofmt, tidy, verify or vendor.
+	Check string `json:"check"`
+	// Releases are the Go releases that complain, where the check runs under several.
+	Releases []string `json:"releases,omitempty"`
+	// File is slash-separated and relative to the source's root; Line and Column are 1-based, 0 when unknown.
+	File    string `json:"file"`
+	Line    int    `json:"line"`
+	Column  int    `json:"column,omitempty"`
+	Message string `json:"message"`
+}
+
+func (f Finding) where() string {
+	s := f.File
+	if f.Line > 0 {
+		s += ":" + strconv.Itoa(f.Line)
+	}
+	if f.Column > 0 {
+		s += ":" + strconv.Itoa(f.Column)
+	}
+	return s
+}
+
+// Vet runs go vet under every release, and gofmt and the checks of the module files once, with the
+// release that builds.
+func (p *Pipeline) Vet(ctx context.Context) (*VetResult, error) {
+	s := p.stage("vet")
+	v := &vetting{p: p, result: &VetResult{Verdict: Passed, Findings: []Finding{}}}
+	type job struct {
+		name string
+		run  func(ctx context.Context) ([]Finding, error)
+	}
+	var jobs []job
+	for _, r := range p.Plan.Releases {
+		jobs = append(jobs, job{"vet " + r.Exact, func(ctx context.Context) ([]Finding, error) { return v.vet(ctx, r.Exact) }})
+	}
+	jobs = append(jobs, job{"gofmt", v.gofmt}, job{"tidy", v.tidy}, job{"verify", v.verify}, job{"vendor", v.vendor})
+	jobs = slices.DeleteFunc(jobs, func(j job) bool {
+		check, _, _ := strings.Cut(j.name, " ")
+		return !slices.Contains(p.Config.VetChecks, check) || check == "vendor" && !slices.ContainsFunc(p.Plan.Modules, func(m Module) bool { return m.Vendored })
+	})
+	err := p.parallel(ctx, len(jobs), func(ctx context.Context, i int) error {
+		return s.task(ctx, jobs[i].name, func(ctx context.Context, _ func(string)) (Verdict, string, error) {
+			found, err := jobs[i].run(ctx)
+			if n, ok := errors.AsType[notChecked](err); ok {
+				v.skip(jobs[i].name, string(n))
+				return NotRun, string(n), nil
+			}
+			if err != nil {
+				return "", "", err
+			}
+			v.add(found)
+			if len(found) > 0 {
+				return Failed, fmt.Sprintf("%d findings", len(found)), nil
+			}
+			return Passed, "", nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	result := v.result
+	slices.SortFunc(result.Findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.Check, b.Check), cmp.Compare(a.Message, b.Message))
+	})
+	slices.Sort(result.NotChecked)
+	detail := "no findings"
+	if n := len(result.Findings); n > 0 {
+		result.Verdict, detail = Failed, fmt.Sprintf("%d findings", n)
+		for _, f := range result.Findings {
+			failure := Failure{What: f.Check, Where: f.where(), Message: f.Message, File: f.File, Line: f.Line, Repeat: map[string]string{"vet-checks": f.Check}}
+			if len(f.Releases) > 0 {
+				failure.What += " (Go " + strings.Join(f.Releases, ", ") + ")"
+				failure.Repeat["go-versions"] = f.Releases[0]
+			}
+			s.fail(failure)
+		}
+	}
+	s.end(result.Verdict, detail)
+	b, err := json.MarshalIndent(result, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return result, p.writeFile("vet.json", append(b, '\n'))
+}
+
+// vetting collects the findings of checks that run at the same time.
+type vetting struct {
+	p      *Pipeline
+	mu     sync.Mutex
+	result *VetResult
+}
+
+// notChecked is the reason why a check could not be done.
+type notChecked string
+
+func (n notChecked) Error() string { return string(n) }
+
+func (v *vetting) skip(name, reason string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.result.NotChecked = append(v.result.NotChecked, name+": "+reason)
+}
+
+// add merges findings that several releases share.
+func (v *vetting) add(found []Finding) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, f := range found {
+		i := slices.IndexFunc(v.result.Findings, func(g Finding) bool {
+			return f.Check == g.Check && f.File == g.File && f.Line == g.Line && f.Column == g.Column && f.Message == g.Message
+		})
+		if i < 0 {
+			v.result.Findings = append(v.result.Findings, f)
+			continue
+		}
+		g := &v.result.Findings[i]
+		g.Releases = append(g.Releases, f.Releases...)
+		slices.Sort(g.Releases)
+		g.Releases = slices.Compact(g.Releases)
+	}
+}
+
+// position matches what compilers, vet and gofmt print: file:line:column: message.
+var position = regexp.MustCompile(`^(?:vet: )?(\S.*?\.(?:go|mod|s|c|h)):(\d+)(?::(\d+))?: (.*)$`)
+
+func parsePositions(check, release, dir string, text []byte) []Finding {
+	var found []Finding
+	for line := range strings.Lines(string(text)) {
+		m := position.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
+		if m == nil {
+			continue
+		}
+		n, _ := strconv.Atoi(m[2])
+		column, _ := strconv.Atoi(m[3])
+		f := Finding{Check: check, File: path.Join(dir, filepath.ToSlash(m[1])), Line: n, Column: column, Message: m[4]}
+		if release != "" {
+			f.Releases = []string{release}
+		}
+		found = append(found, f)
+	}
+	return found
+}
+
+func (v *vetting) vet(ctx context.Context, release string) ([]Finding, error) {
+	var all []Finding
+	for _, m := range v.p.Plan.Modules {
+		patterns := v.p.Plan.patterns(m, v.p.Config.Packages)
+		if len(patterns) == 0 {
+			continue
+		}
+		args := append([]string{"go", "vet", "-trimpath"}, tagFlags(v.p.Config.Tags)...)
+		r, err := v.p.engine.Run(ctx, engine.Command{
+			Name: "go vet (" + release + ")", Toolchain: release, Dir: m.Dir, Args: append(args, patterns...), Env: v.p.Plan.env(), CGO: v.p.Config.CGO,
+		})
+		if err != nil {
+			return nil, err
+		}
+		found := parsePositions("vet", release, m.Dir, append(r.Stderr, r.Stdout...))
+		if r.ExitCode != 0 && len(found) == 0 {
+			found = []Finding{{Check: "vet", Releases: []string{release}, File: modFileName(m), Message: lastLines(r.Stderr, 5)}}
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// gofmt checks the Go files that belong to packages: not those of testdata and vendor.
+func (v *vetting) gofmt(ctx context.Context) ([]Finding, error) {
+	var names []string
+	for _, f := range v.p.engine.Source().Files {
+		if f.Link == "" && path.Ext(f.Name) == ".go" && !slices.ContainsFunc(strings.Split(f.Name, "/"), func(e string) bool {
+			return e == "testdata" || e == "vendor" || e[0] == '.' || e[0] == '_'
+		}) {
+			names = append(names, f.Name)
+		}
+	}
+	var all []Finding
+	for chunk := range slices.Chunk(names, 200) { // a command line has its limits
+		r, err := v.p.engine.Run(ctx, engine.Command{Name: "gofmt", Toolchain: v.p.Plan.BuildRelease, Args: append([]string{"gofmt", "-d", "--"}, chunk...)})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, parsePositions("gofmt", "", "", r.Stderr)...)
+		all = append(all, parseDiff("gofmt", r.Stdout, "not formatted: gofmt -w mends it")...)
+		if len(all) == 0 && r.ExitCode != 0 {
+			return nil, fmt.Errorf("gofmt: %s", lastLines(r.Stderr, 5))
+		}
+	}
+	return all, nil
+}
+
+var hunk = regexp.MustCompile(`^@@ -(\d+)`)
+
+// parseDiff finds the first change of every file in a unified diff.
+func parseDiff(check string, diff []byte, message string) []Finding {
+	var found []Finding
+	file, waiting := "", false
+	for line := range strings.Lines(string(diff)) {
+		if rest, ok := strings.CutPrefix(line, "+++ "); ok {
+			file, waiting = strings.TrimSpace(rest), true
+			continue
+		}
+		if m := hunk.FindStringSubmatch(line); m != nil && waiting {
+			n, _ := strconv.Atoi(m[1])
+			found = append(found, Finding{Check: check, File: file, Line: n, Message: message})
+			waiting = false
+		}
+	}
+	return found
+}
+
+// tidy compares go.mod and go.sum with what go mod tidy makes of them.
+func (v *vetting) tidy(ctx context.Context) ([]Finding, error) {
+	var all []Finding
+	for _, m := range v.p.Plan.Modules {
+		files := []string{path.Join(m.Dir, "go.mod"), path.Join(m.Dir, "go.sum")}
+		found, err := v.regenerate(ctx, m, "tidy", []string{"go", "mod", "tidy"}, files, "`go mod tidy` changes this line")
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// vendor compares vendor/ with what go mod vendor makes of it.
+func (v *vetting) vendor(ctx context.Context) ([]Finding, error) {
+	var all []Finding
+	for _, m := range v.p.Plan.Modules {
+		if !m.Vendored {
+			continue
+		}
+		found, err := v.regenerate(ctx, m, "vendor", []string{"go", "mod", "vendor"}, []string{path.Join(m.Dir, "vendor")}, "`go mod vendor` changes this file")
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// regenerate runs a command that rewrites files of the source and compares them with the source.
+func (v *vetting) regenerate(ctx context.Context, m Module, check string, args, names []string, message string) ([]Finding, error) {
+	out, err := os.MkdirTemp(v.p.dist.temp, check+"-")
+	if err != nil {
+		return nil, v.p.dist.error(err)
+	}
+	defer os.RemoveAll(out)
+	var wanted []string
+	for _, n := range names {
+		wanted = append(wanted, engine.SourceDir+"/"+n)
+	}
+	r, err := v.p.engine.Run(ctx, engine.Command{
+		Name: strings.Join(args, " "), Toolchain: v.p.Plan.BuildRelease, Dir: m.Dir, Args: args, Env: v.p.Plan.env(), Writes: true, Network: true,
+		Outputs: wanted, OutputDir: out,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if r.ExitCode != 0 && unreachable(r.Stderr) {
+		return nil, notChecked("the Go module proxy cannot be reached")
+	}
+	if r.ExitCode != 0 {
+		return []Finding{{Check: check, File: modFileName(m), Message: lastLines(r.Stderr, 5)}}, nil
+	}
+	was, is := map[string][]byte{}, map[string][]byte{}
+	for _, n := range names {
+		if err := errors.Join(readAll(v.p.engine.Source().FS, n, was), readAll(os.DirFS(out), n, is)); err != nil {
+			return nil, err
+		}
+	}
+	var found []Finding
+	for name, text := range was {
+		if line := firstDifference(text, is[name]); line > 0 {
+			found = append(found, Finding{Check: check, File: name, Line: line, Message: message})
+		}
+	}
+	for name := range is {
+		if _, ok := was[name]; !ok {
+			found = append(found, Finding{Check: check, File: name, Message: "missing: " + message})
+		}
+	}
+	return found, nil
+}
+
+// readAll reads a file, or all files below a directory; what does not exist has none.
+func readAll(fsys fs.FS, root string, into map[string][]byte) error {
+	err := fs.WalkDir(fsys, root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		into[name], err = fs.ReadFile(fsys, name)
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// firstDifference is the number of the first line that differs, 0 if none does.
+func firstDifference(a, b []byte) int {
+	if bytes.Equal(a, b) {
+		return 0
+	}
+	n := 1
+	for i := 0; i < len(a) && i < len(b) && a[i] == b[i]; i++ {
+		if a[i] == '\n' {
+			n++
+		}
+	}
+	return n
+}
+
+func (v *vetting) verify(ctx context.Context) ([]Finding, error) {
+	var all []Finding
+	for _, m := range v.p.Plan.Modules {
+		if m.Vendored {
+			continue
+		}
+		r, err := v.p.engine.Run(ctx, engine.Command{Name: "go mod verify", Toolchain: v.p.Plan.BuildRelease, Dir: m.Dir, Args: []string{"go", "mod", "verify"}, Env: v.p.Plan.env()})
+		if err != nil {
+			return nil, err
+		}
+		if r.ExitCode != 0 {
+			all = append(all, Finding{Check: "verify", File: path.Join(m.Dir, "go.sum"), Message: lastLines(append(r.Stdout, r.Stderr...), 5)})
+		}
+	}
+	return all, nil
+}
+
+// unreachable tells from what the go command said whether a network was missing.
+func unreachable(stderr []byte) bool {
+	for _, sign := range []string{"dial tcp", "no such host", "connection refused", "i/o timeout", "network is unreachable", "module lookup disabled",
+		"TLS handshake", "connection reset", "unexpected EOF", "proxyconnect", "503 Service", "502 Bad Gateway", "401 Unauthorized", "403 Forbidden", "terminal prompts disabled", "x509:"} {
+		if bytes.Contains(stderr, []byte(sign)) {
+			return true
+		}
+	}
+	return false
+}
