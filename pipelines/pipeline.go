@@ -98,7 +98,7 @@ func (p *Pipeline) plan(ctx context.Context) error {
 			if err := p.Plan.findCommands(ctx, p.engine, p.Config); err != nil {
 				return "", "", err
 			}
-			return Passed, fmt.Sprintf("%d modules, %d commands", len(p.Plan.Modules), len(p.Plan.Commands)), nil
+			return Passed, plural(len(p.Plan.Modules), "module", "modules") + ", " + plural(len(p.Plan.Commands), "command", "commands"), nil
 		})
 	}
 	if err != nil {

@@ -98,8 +98,7 @@ func lastElement(path string) string { return path[strings.LastIndexAny(path, `/
 func pushError(to string, err error) error {
 	next := "The image is complete in the output directory of the next successful run; check the registry and publish again."
 	kind := fault.Environment
-	if refused, ok := errors.AsType[*oci.RefusedError](err); ok {
-		_ = refused
+	if _, ok := errors.AsType[*oci.RefusedError](err); ok {
 		next = "Log in (docker login, or --username with --password=env:NAME), and check that the user may push there."
 	} else if _, ok := errors.AsType[*oci.PushError](err); !ok {
 		if _, ok := errors.AsType[*oci.DigestError](err); !ok {

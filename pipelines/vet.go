@@ -85,7 +85,7 @@ func (p *Pipeline) Vet(ctx context.Context) (*VetResult, error) {
 			}
 			v.add(found)
 			if len(found) > 0 {
-				return Failed, fmt.Sprintf("%d findings", len(found)), nil
+				return Failed, plural(len(found), "finding", "findings"), nil
 			}
 			return Passed, "", nil
 		})
@@ -100,7 +100,7 @@ func (p *Pipeline) Vet(ctx context.Context) (*VetResult, error) {
 	slices.Sort(result.NotChecked)
 	detail := "no findings"
 	if n := len(result.Findings); n > 0 {
-		result.Verdict, detail = Failed, fmt.Sprintf("%d findings", n)
+		result.Verdict, detail = Failed, plural(n, "finding", "findings")
 		for _, f := range result.Findings {
 			failure := Failure{What: f.Check, Where: f.where(), Message: f.Message, File: f.File, Line: f.Line, Repeat: map[string]string{"vet-checks": f.Check}}
 			if len(f.Releases) > 0 {
@@ -229,16 +229,21 @@ var hunk = regexp.MustCompile(`^@@ -(\d+)`)
 // parseDiff finds the first change of every file in a unified diff.
 func parseDiff(check string, diff []byte, message string) []Finding {
 	var found []Finding
-	file, waiting := "", false
+	file, n := "", 0 // n is the line of the old file that comes next, 0 when the file has its finding
 	for line := range strings.Lines(string(diff)) {
 		if rest, ok := strings.CutPrefix(line, "+++ "); ok {
-			file, waiting = strings.TrimSpace(rest), true
+			file, n = strings.TrimSpace(rest), 0
 			continue
 		}
-		if m := hunk.FindStringSubmatch(line); m != nil && waiting {
-			n, _ := strconv.Atoi(m[1])
+		if m := hunk.FindStringSubmatch(line); m != nil && file != "" {
+			n, _ = strconv.Atoi(m[1])
+			continue
+		}
+		if n > 0 && strings.HasPrefix(line, " ") {
+			n++
+		} else if n > 0 {
 			found = append(found, Finding{Check: check, File: file, Line: n, Message: message})
-			waiting = false
+			file, n = "", 0
 		}
 	}
 	return found

@@ -95,17 +95,19 @@ func (o *printer) summary(wroteLock, kept bool) error {
 	}
 	o.table(&stages)
 	o.printf("\n")
-	o.artefacts()
+	var t view.Table
+	o.artefacts(&t)
 	output := o.in.output
 	if rel, err := filepath.Rel(".", output); err == nil {
 		if abs, err := filepath.Abs(rel); err == nil && abs == output && len(rel) < len(output) {
 			output = rel
 		}
 	}
-	o.printf("%-9s %s\n", "written", filepath.ToSlash(output)+"/")
+	t.Row("written", filepath.ToSlash(output)+"/")
 	if kept {
-		o.printf("%-9s %s\n", "kept", filepath.ToSlash(output)+".passed/, the last run that passed")
+		t.Row("kept", filepath.ToSlash(output)+".passed/", "the last run that passed")
 	}
+	o.table(&t)
 	o.lock(wroteLock)
 	if r.Verdict == pipelines.Passed {
 		o.printf("\nslipway %s: passed in %s\n", o.command, view.Elapsed(time.Duration(r.Elapsed)))
@@ -127,27 +129,22 @@ func mark(v pipelines.Verdict) string {
 	return string(v)
 }
 
-// artefacts prints binaries, image and where it went, with sizes and digests.
-func (o *printer) artefacts() {
+// artefacts lists binaries, image and where it went, with sizes and digests.
+func (o *printer) artefacts(t *view.Table) {
 	r := o.p.Record
-	var t view.Table
 	for _, b := range r.Binaries {
-		size := view.Bytes(b.Size)
-		if b.FullSize != b.Size {
-			size += " (" + view.Bytes(b.FullSize) + " before strip)"
-		}
-		t.Row("binary", b.Name+" "+b.Platform, size, "sha256:"+b.SHA256)
+		t.Row("binary", b.Name+" "+b.Platform, view.Bytes(b.Size), "sha256:"+b.SHA256)
 	}
 	if i := r.Image; i != nil && i.Verdict == pipelines.Passed {
 		for _, m := range i.Platforms {
-			t.Row("image", m.Platform, view.Bytes(m.Size)+" compressed", m.Manifest)
+			t.Row("image", m.Platform, view.Bytes(m.Size), m.Manifest)
 		}
-		t.Row("index", fmt.Sprintf("%d of them", len(i.Platforms)), "", i.Digest)
+		t.Row("index", "all platforms", "", i.Digest)
 	}
 	for _, x := range r.Published {
-		t.Row("pushed", x.Reference, x.Detail, x.Digest)
+		reference, _, _ := strings.Cut(x.Reference, "@")
+		t.Row("pushed", reference, view.Bytes(x.SentBytes), x.Digest)
 	}
-	o.table(&t)
 }
 
 // maxFailures is how many failures of a stage the terminal shows; all are in the reports.
@@ -164,11 +161,11 @@ func (o *printer) failures(s *pipelines.StageRecord) {
 			o.printf("\n  and %d more: see run.json and junit.xml\n", len(s.Failures)-i)
 			break
 		}
-		where := f.Where
-		if where != "" {
-			where = " (" + where + ")"
+		what := f.What
+		if f.Where != "" {
+			what += " (" + f.Where + ")"
 		}
-		o.printf("\n  %s%s\n", view.Clean(f.What), view.Clean(where))
+		o.printf("\n  %s\n", view.Clean(what))
 		for line := range strings.Lines(strings.TrimRight(f.Message, "\n")) {
 			o.printf("      %s\n", view.Clean(strings.TrimRight(line, "\n")))
 		}

@@ -3,6 +3,7 @@ package binary
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -54,11 +55,11 @@ func (p *Place) String() string {
 }
 
 // FirstDifference finds where two builds of a program part, and looks for a cause. It returns nil for
-// equal files. Files that are not ELF, PE or Mach-O have no sections.
+// equal files. Files that are not ELF, PE or Mach-O, or malformed, count as files without sections.
 //
 // The cause is searched section by section, as one text that is longer moves all that follows. Texts that
 // are compressed, as debug information often is, or pieced together while the program runs are not seen.
-// Errors are ErrMalformed, ErrFormat (a program for DOS) and those of a and b.
+// Errors are those of a and b.
 func FirstDifference(a io.ReaderAt, sizeA int64, b io.ReaderAt, sizeB int64) (*Place, error) {
 	fa, err := newFile(a, sizeA)
 	if err != nil {
@@ -76,11 +77,11 @@ func FirstDifference(a io.ReaderAt, sizeA int64, b io.ReaderAt, sizeB int64) (*P
 	p := &Place{Offset: int64(first), Cause: CauseUnknown}
 	ma, err := mapFile(fa)
 	if err != nil {
-		return nil, fmt.Errorf("first file: %w", err)
+		return nil, err
 	}
 	mb, err := mapFile(fb)
 	if err != nil {
-		return nil, fmt.Errorf("second file: %w", err)
+		return nil, err
 	}
 	for _, r := range ma.regions {
 		if r.start <= first && first < r.end {
@@ -104,7 +105,16 @@ type fileMap struct {
 	ids []span
 }
 
-func mapFile(f *file) (m fileMap, err error) {
+// mapFile returns an empty map for files that it does not understand.
+func mapFile(f *file) (fileMap, error) {
+	m, err := mapSections(f)
+	if errors.Is(err, ErrFormat) || errors.Is(err, ErrMalformed) {
+		return fileMap{}, nil
+	}
+	return m, err
+}
+
+func mapSections(f *file) (m fileMap, err error) {
 	magic, err := f.bytes(0, min(4, f.size), "the file")
 	if err != nil {
 		return m, err
@@ -163,7 +173,7 @@ func mapFile(f *file) (m fileMap, err error) {
 		}
 		m.ids = append(e.ids, id)
 	default:
-		add("", span{0, f.size})
+		return m, ErrFormat
 	}
 	m.ids = merge(m.ids)
 	slices.SortStableFunc(m.regions, func(a, b region) int { return cmp.Compare(a.start, b.start) })

@@ -423,14 +423,23 @@ func (o *output) read() {
 			_ = o.pipe.SetReadDeadline(time.Time{})
 			drained := <-o.drains
 			if raw, err := o.pipe.SyscallConn(); err == nil {
-				for more := true; more; {
+				// No pipe holds more than this. A process that is left might write without end.
+				for left := 1 << 20; left > 0; {
 					err := raw.Read(func(fd uintptr) bool {
 						n, err := unix.Read(int(fd), b)
-						_, _ = o.Write(b[:max(0, n)])
-						more = n > 0 || err == unix.EINTR
+						if err == unix.EINTR {
+							return true
+						}
+						if n <= 0 {
+							n, left = 0, 0
+						}
+						_, _ = o.Write(b[:n])
+						left -= n
 						return true
 					})
-					more = more && err == nil
+					if err != nil {
+						break
+					}
 				}
 			}
 			close(drained)
