@@ -162,7 +162,7 @@ func (p *Pipeline) compile(ctx context.Context, m Module, commands []Command, pl
 	}
 	return p.engine.Run(ctx, engine.Command{
 		Name: name, Toolchain: p.Plan.BuildRelease, Dir: m.Dir, Args: args, Env: append(p.Plan.env(), platform.env()...), CGO: p.Config.CGO,
-		Outputs: outputs, OutputDir: out, Relocate: relocate,
+		Outputs: outputs, OutputDir: out, Relocate: relocate, Keep: !relocate,
 	})
 }
 

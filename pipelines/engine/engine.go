@@ -106,6 +106,9 @@ type Command struct {
 	// OutputDir is an existing directory of the calling process. Outputs appear in it under their names,
 	// relative to OutDir or SourceDir.
 	OutputDir string
+	// Keep lets OutDir hold what the very same command wrote in an earlier run, so that `go build` need not
+	// link again what has not changed.
+	Keep bool
 	// Writes says that the command may change its source tree, as tests do. It then gets a tree that is
 	// shared with no command of another release, and the next command finds the source as it was.
 	Writes bool

@@ -45,6 +45,7 @@ type Engine struct {
 
 	mu         sync.Mutex
 	trees      map[string]*tree
+	keeps      map[string]*kept
 	toolchains map[string]toolchain
 
 	relocated struct {
@@ -81,6 +82,7 @@ func Open(ctx context.Context, dir string, o Options) (*Engine, error) {
 		cache:      cache,
 		work:       filepath.Join(cache, "sources", hex.EncodeToString(id[:8])),
 		trees:      map[string]*tree{},
+		keeps:      map[string]*kept{},
 		toolchains: map[string]toolchain{},
 	}
 	if err := e.open(ctx, o); err != nil {
@@ -100,6 +102,7 @@ func (e *Engine) open(ctx context.Context, o Options) error {
 		return fault.Environmentf(err, "Another slipway works on the same source: wait for it, or stop it.", "waiting for %s", e.work)
 	}
 	pruneSources(filepath.Dir(e.work), 30*24*time.Hour)
+	pruneKept(filepath.Join(e.work, "outputs"), 7*24*time.Hour)
 	var err error
 	if e.goEnv, err = readGoEnv(ctx, e.tempDir()); err != nil {
 		return err

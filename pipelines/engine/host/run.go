@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,7 +27,16 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 	}
 	defer done()
 
-	replace := strings.NewReplacer(engine.OutDir, c.OutputDir, engine.SourceDir, root)
+	out := c.OutputDir
+	if c.Keep {
+		k, err := e.keep(c)
+		if err != nil {
+			return nil, err
+		}
+		defer k.mu.Unlock()
+		out = k.dir
+	}
+	replace := strings.NewReplacer(engine.OutDir, out, engine.SourceDir, root)
 	args := make([]string, len(c.Args))
 	for i, a := range c.Args {
 		args[i] = replace.Replace(a)
@@ -76,12 +84,21 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 	if ctx.Err() != nil {
 		return r, fmt.Errorf("%s: %w", c.Name, ctx.Err())
 	}
-	// What goes to OutDir is in OutputDir already.
 	for _, o := range c.Outputs {
-		if name, ok := strings.CutPrefix(o, engine.SourceDir+"/"); ok {
-			if err := copyOut(filepath.Join(c.OutputDir, filepath.FromSlash(name)), filepath.Join(root, filepath.FromSlash(name))); err != nil {
-				return r, fault.Environmentf(err, "", "outputs of %s", c.Name)
-			}
+		dir := out
+		name, ok := strings.CutPrefix(o, engine.SourceDir+"/")
+		if ok {
+			dir = root
+		} else if !c.Keep {
+			continue // OutDir is OutputDir
+		}
+		if err := copyOut(filepath.Join(c.OutputDir, filepath.FromSlash(name)), filepath.Join(dir, filepath.FromSlash(name))); err != nil {
+			return r, fault.Environmentf(err, "", "outputs of %s", c.Name)
+		}
+	}
+	if c.Keep {
+		if err := seal(out); err != nil {
+			return r, cacheError(err)
 		}
 	}
 	if x, ok := errors.AsType[*exec.ExitError](err); ok {
@@ -95,28 +112,6 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 		return r, fault.Environmentf(err, "", "cannot run %s", c.Name)
 	}
 	return r, nil
-}
-
-// copyOut copies a file or a directory, if it is there.
-func copyOut(to, from string) error {
-	i, err := os.Stat(from)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if i.IsDir() {
-		return os.CopyFS(to, os.DirFS(from))
-	}
-	b, err := os.ReadFile(from)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(to, b, 0o644)
 }
 
 // root returns the root of the tree that a command runs in, and what to call after it.

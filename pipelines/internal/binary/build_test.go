@@ -138,7 +138,6 @@ func build(t testing.TB, p program) string {
 var (
 	elfPrograms = []program{
 		{release: "1.20.14", platform: "linux/amd64"},
-		{release: "1.20.14", platform: "linux/arm64"},
 		{release: "1.20.14", platform: "linux/amd64", mode: "pie"},
 		{release: "1.21.13", platform: "linux/amd64"},
 		{release: "1.21.13", platform: "linux/386"},
@@ -152,9 +151,7 @@ var (
 		{release: "1.27.4", platform: "linux/arm64"},
 	}
 	otherPrograms = []program{
-		{release: "1.20.14", platform: "windows/amd64"},
 		{release: "1.27.4", platform: "windows/amd64"},
-		{release: "1.22.12", platform: "darwin/arm64"},
 		{release: "1.27.4", platform: "darwin/arm64"},
 	}
 )

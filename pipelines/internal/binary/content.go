@@ -58,7 +58,7 @@ type Section struct {
 type Segment struct {
 	// Name is "LOAD", "INTERP" and so on; for Mach-O "__TEXT".
 	Name string `json:"name"`
-	// Access is of "rwx" what holds.
+	// Access is of "rwx" what holds, and other flags in hex ("rx+0x100000") where there are any.
 	Access  string `json:"access"`
 	Address uint64 `json:"address"`
 	// FileSize is the number of bytes that come from the file. Zeros at the end of a LOAD segment that
@@ -92,8 +92,9 @@ type Segment struct {
 // For ELF that covers every byte of every loaded segment, whether a section owns it or not, but for these:
 //
 //   - The ELF header and the program headers. The first segment usually maps them, yet each strip has to
-//     change where the section headers are (e_shoff, e_shnum, e_shstrndx) and may move segments within
-//     the file (p_offset). Their fields that mean something at run time are in the text above.
+//     change where the section headers are (e_shoff, e_shnum, e_shstrndx), and may move segments within
+//     the file (p_offset). Their fields that mean something at run time are in the text above; what is
+//     missing there is e_ehsize, p_paddr, and where in the file the tables and segments are.
 //   - Section headers, and sections that are not loaded, that lie within a loaded segment without being
 //     part of any loaded section. They count as zeros. Strip makes them zeros, so in a stripped file
 //     nothing is left out.

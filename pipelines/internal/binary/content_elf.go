@@ -66,7 +66,7 @@ func (f *elfFile) readSegments(c *Content, buf []byte) error {
 		}
 		out := Segment{
 			Name:       segmentName(p.typ),
-			Access:     access("rwx", p.flags&elf.PF_R != 0, p.flags&elf.PF_W != 0, p.flags&elf.PF_X != 0),
+			Access:     segmentAccess(p.flags),
 			Address:    p.vaddr,
 			FileSize:   p.filesz,
 			MemorySize: p.memsz,
@@ -128,6 +128,14 @@ func segmentName(t elf.ProgType) string {
 		return "GNU_PROPERTY"
 	}
 	return fmt.Sprintf("%#x", uint32(t))
+}
+
+func segmentAccess(flags elf.ProgFlag) string {
+	s := access("rwx", flags&elf.PF_R != 0, flags&elf.PF_W != 0, flags&elf.PF_X != 0)
+	if other := flags &^ (elf.PF_R | elf.PF_W | elf.PF_X); other != 0 {
+		s += fmt.Sprintf("+%#x", uint32(other))
+	}
+	return s
 }
 
 func keptOf(keep []span, s span) []span {

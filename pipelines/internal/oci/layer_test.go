@@ -36,9 +36,15 @@ func TestLayerGolden(t *testing.T) {
 		entries        []Entry
 		digest, diffID string
 	}{
-		{"small", small, "SMALLD", "SMALLU"},
-		{"large", large, "sha256:", "sha256:"},
-		{"empty", nil, "sha256:", "sha256:"},
+		{"small", small,
+			"sha256:166da6ba45017a528593a6d4723d457746ff83748fcd70c357e9b17296b10130",
+			"sha256:6971afb52f878c58aa6895a0fcd28a60522229d19caee5eab48ccbd84c14ac17"},
+		{"large", large,
+			"sha256:0375596c638875e565c37741e329871daf9124f209738e9ce159e6f66a652412",
+			"sha256:aff2ae3c36eff2160332127207d2a992ac8d6a6f5b8d379e5dd15ab19207030d"},
+		{"empty", nil,
+			"sha256:9addb4c7f3afa99b03f24f9e05cb87d274a63ae9ba30c94f02c75e85d133e9de",
+			"sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			layer, err := WriteLayer(t.TempDir(), "test", test.entries, commitTime)

@@ -109,7 +109,7 @@ func (e entry) owned(uid, gid int) entry {
 }
 
 // tarOf makes an archive.
-func tarOf(t *testing.T, entries ...entry) []byte {
+func tarOf(t testing.TB, entries ...entry) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, e := range entries {
@@ -147,7 +147,8 @@ func appImage(t *testing.T, config v1.Config, more ...entry) imageSpec {
 }
 
 // write writes the image as an OCI layout.
-func (s imageSpec) write(t *testing.T) engine.Container {
+func (s imageSpec) write2(t testing.TB) engine.Container { return s.write(t) }
+func (s imageSpec) write(t testing.TB) engine.Container {
 	var img v1.Image = empty.Image
 	for _, l := range s.layers {
 		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {

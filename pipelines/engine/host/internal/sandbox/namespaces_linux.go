@@ -131,7 +131,11 @@ func containerMain() {
 func enter(o *order) error {
 	var cgroups []*os.File
 	for _, dir := range o.Limits.Dirs {
-		f, err := os.OpenFile(filepath.Join(dir, "cgroup.procs"), os.O_WRONLY, 0)
+		// Version 1 lets a thread join alone, which is 10 ms faster; executing the entrypoint ends the others.
+		f, err := os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+		if errors.Is(err, os.ErrNotExist) {
+			f, err = os.OpenFile(filepath.Join(dir, "cgroup.procs"), os.O_WRONLY, 0)
+		}
 		if err != nil {
 			return fmt.Errorf("cgroup: %w", err)
 		}
