@@ -1,0 +1,33 @@
+# The race detector needs a C compiler; a machine with Go only tests without it.
+RACE := $(shell command -v gcc >/dev/null 2>&1 && echo -race)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: run test check bench fuzz
+
+# The main job on the sample, up to an image that is pushed to a registry and read back.
+run:
+	go run ./ci/slipway all --source=testdata/hello --to=embedded
+
+test: check
+	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -timeout=20m ./...
+
+check:
+	@unformatted=$$(gofmt -l ci pipelines); test -z "$$unformatted" || { echo "not formatted: $$unformatted"; exit 1; }
+	go mod verify
+	go mod tidy -diff
+	go vet ./...
+	GOOS=windows go vet ./...
+	GOOS=darwin go vet ./...
+	go run $(STATICCHECK) ./...
+
+# Ratios against bare go commands and, where it is installed, ko. Takes about ten minutes.
+bench:
+	go run ./ci/bench
+
+# Every fuzz target for a minute.
+fuzz:
+	@set -e; for package in $$(go list ./...); do \
+	  for target in $$(go test -list '^Fuzz' $$package | grep ^Fuzz || true); do \
+	    echo "$$package $$target"; go test -run=NONE -fuzz="^$$target\$$" -fuzztime=60s $$package; \
+	  done; \
+	done
