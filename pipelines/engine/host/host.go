@@ -167,7 +167,11 @@ func (e *Engine) Source() engine.Source { return e.source }
 
 // Start implements engine.Engine. The kinds of isolation are "runc", "crun", "namespaces" and "process".
 func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process, error) {
-	return sandbox.Start(ctx, c)
+	p, err := sandbox.Start(ctx, c)
+	if f, ok := errors.AsType[*sandbox.ForeignPlatformError](err); ok {
+		err = &engine.ForeignError{Platform: f.Image, Machine: f.Machine}
+	}
+	return p, err
 }
 
 // Close implements engine.Engine.

@@ -195,9 +195,11 @@ func TestJSON(t *testing.T) {
 
 func FuzzRead(f *testing.F) {
 	for _, data := range append(tinyELFs(), tinyPE(), tinyMachO()) {
-		f.Add(data, uint32(700))
+		f.Add(data, []byte(nil), uint32(700))
+		f.Add(data, make([]byte, 24), uint32(100))
 	}
-	f.Fuzz(func(t *testing.T, data []byte, at uint32) {
+	f.Fuzz(func(t *testing.T, data, patches []byte, at uint32) {
+		data = patch(data, patches)
 		requireInvariants(t, data)
 		c, err := Read(bytes.NewReader(data), int64(len(data)))
 		if err != nil {

@@ -4,9 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"cmp"
-	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +15,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,17 +24,37 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 )
 
-// Variables by which the tests start themselves again as another user.
+// Variables by which the tests start themselves again in other circumstances.
 const (
-	envApp  = "SLIPWAY_SANDBOX_TEST_APP"  // the file of the program in the images
-	envKind = "SLIPWAY_SANDBOX_TEST_KIND" // the one kind of isolation to test
+	envApp     = "SLIPWAY_SANDBOX_TEST_APP"     // the file of the program in the images
+	envVariant = "SLIPWAY_SANDBOX_TEST_VARIANT" // one of the variants below
+	envReady   = "SLIPWAY_SANDBOX_TEST_READY"   // the variant was set up
 )
+
+// Variants are circumstances in which the tests run once more, in a process of their own.
+const (
+	// An ordinary user.
+	nonroot = "nonroot"
+	// An ordinary user, in a container that hides parts of /proc.
+	maskedProc = "masked-proc"
+	// Root, as it is in most containers: it may not make namespaces other than those of users.
+	noSysAdmin = "no-sys-admin"
+	// Root, with all cgroups read-only.
+	noCgroups = "no-cgroups"
+	// Root without privileges, and user namespaces are switched off.
+	nothing = "nothing"
+)
+
+// nobody is the ordinary user.
+const nobody = 65534
 
 // app is the program in the images.
 var app []byte
@@ -47,6 +69,9 @@ func TestMain(m *testing.M) {
 }
 
 func testMain(m *testing.M) (_ int, err error) {
+	if err := setUpVariant(); err != nil {
+		return 0, fmt.Errorf("variant: %w", err)
+	}
 	name := os.Getenv(envApp)
 	if name == "" {
 		dir, err := os.MkdirTemp("", "sandbox-test-")
@@ -58,7 +83,7 @@ func testMain(m *testing.M) (_ int, err error) {
 			return 0, err
 		}
 		name = filepath.Join(dir, "app")
-		build := exec.Command("go", "build", "-o", name, "./testdata/app")
+		build := exec.Command("go", "build", "-ldflags=-s -w", "-o", name, "./testdata/app")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			return 0, fmt.Errorf("%w\n%s", err, out)
@@ -73,6 +98,83 @@ func testMain(m *testing.M) (_ int, err error) {
 	return m.Run(), nil
 }
 
+// setUpVariant makes the circumstances that startVariant could not make, and starts the program anew if
+// that is needed.
+func setUpVariant() error {
+	if os.Getenv(envReady) != "" {
+		return nil
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	switch os.Getenv(envVariant) {
+	case maskedProc:
+		// The parts of a container engine's list that every machine has.
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return err
+		}
+		if err := unix.Mount("/dev/null", "/proc/keys", "", unix.MS_BIND, ""); err != nil {
+			return err
+		}
+		if err := cmp.Or(syscall.Setgid(nobody), syscall.Setuid(nobody)); err != nil {
+			return err
+		}
+	case noCgroups:
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return err
+		}
+		for _, h := range hierarchies("self") {
+			if err := unix.Mount("", h.mount, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+				return err
+			}
+		}
+	case nothing:
+		if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
+			return err
+		}
+		fallthrough
+	case noSysAdmin:
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SYS_ADMIN, 0, 0, 0); err != nil {
+			return err
+		}
+	default:
+		return nil
+	}
+	return syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), envReady+"=1"))
+}
+
+// runVariant runs the tests that match a pattern in other circumstances, and takes over their verdict.
+func runVariant(t *testing.T, variant, pattern string) {
+	t.Helper()
+	if os.Geteuid() != 0 || os.Getenv(envVariant) != "" {
+		t.Skip("only root can make these circumstances")
+	}
+	dir, err := os.MkdirTemp("", "sandbox-variant-") // not t.TempDir, which is closed to other users
+	require.NoError(t, err)
+	defer func() { require.NoError(t, os.RemoveAll(dir)) }()
+	attr := &syscall.SysProcAttr{}
+	switch variant {
+	case nonroot:
+		attr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+		require.NoError(t, os.Chown(dir, nobody, nobody))
+	case maskedProc:
+		attr.Cloneflags = unix.CLONE_NEWNS
+		require.NoError(t, os.Chown(dir, nobody, nobody))
+	case noCgroups:
+		attr.Cloneflags = unix.CLONE_NEWNS
+	case nothing:
+		attr.Cloneflags = unix.CLONE_NEWUSER | unix.CLONE_NEWNS
+		attr.UidMappings = []syscall.SysProcIDMap{{Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{Size: 1}}
+	}
+	cmd := exec.CommandContext(bounded(t), "/proc/self/exe", "-test.run="+pattern, "-test.v")
+	cmd.Env = append(os.Environ(), envVariant+"="+variant, "TMPDIR="+dir, "HOME="+dir)
+	cmd.SysProcAttr = attr
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "--- PASS: ", "no test has run")
+	t.Logf("%s", out)
+}
+
 // bounded is a context that bounds a wait that should end by itself.
 func bounded(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -80,7 +182,7 @@ func bounded(t *testing.T) context.Context {
 	return ctx
 }
 
-// entry is an entry of a layer; its type follows from what is set.
+// entry is an entry of a layer.
 type entry struct {
 	tar.Header
 	body string
@@ -108,13 +210,15 @@ func (e entry) owned(uid, gid int) entry {
 	return e
 }
 
+// longAgo is when all files of images were changed.
+var longAgo = time.Unix(1600000000, 0)
+
 // tarOf makes an archive.
-func tarOf(t testing.TB, entries ...entry) []byte {
+func tarOf(t *testing.T, entries ...entry) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, e := range entries {
-		e.Size = int64(len(e.body))
-		e.ModTime = cmpTime(e.ModTime)
+		e.Size, e.ModTime = int64(len(e.body)), longAgo
 		require.NoError(t, w.WriteHeader(&e.Header))
 		_, err := io.WriteString(w, e.body)
 		require.NoError(t, err)
@@ -123,19 +227,15 @@ func tarOf(t testing.TB, entries ...entry) []byte {
 	return b.Bytes()
 }
 
-func cmpTime(t time.Time) time.Time {
-	if t.IsZero() {
-		return time.Unix(1700000000, 0)
-	}
-	return t
-}
-
 // imageSpec says what an image is made of.
 type imageSpec struct {
-	layers   [][]byte
+	layers   []v1.Layer
 	config   v1.Config
 	platform v1.Platform
 }
+
+// plain is a layer that is not compressed.
+func plain(archive []byte) v1.Layer { return static.NewLayer(archive, types.OCIUncompressedLayer) }
 
 // appImage is an image with nothing but the program and what is added.
 func appImage(t *testing.T, config v1.Config, more ...entry) imageSpec {
@@ -143,21 +243,17 @@ func appImage(t *testing.T, config v1.Config, more ...entry) imageSpec {
 	if config.Entrypoint == nil {
 		config.Entrypoint = []string{"/app"}
 	}
-	return imageSpec{config: config, layers: [][]byte{tarOf(t, append([]entry{file("app", 0o755, string(app))}, more...)...)}}
+	s := imageSpec{config: config, layers: []v1.Layer{plain(tarOf(t, file("app", 0o755, string(app))))}}
+	if more != nil {
+		s.layers = append(s.layers, plain(tarOf(t, more...)))
+	}
+	return s
 }
 
 // write writes the image as an OCI layout.
-func (s imageSpec) write2(t testing.TB) engine.Container { return s.write(t) }
-func (s imageSpec) write(t testing.TB) engine.Container {
-	var img v1.Image = empty.Image
-	for _, l := range s.layers {
-		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
-			return io.NopCloser(bytes.NewReader(l)), nil
-		}, tarball.WithCompressionLevel(gzip.BestSpeed))
-		require.NoError(t, err)
-		img, err = mutate.AppendLayers(img, layer)
-		require.NoError(t, err)
-	}
+func (s imageSpec) write(t *testing.T) engine.Container {
+	img, err := mutate.AppendLayers(mutate.MediaType(empty.Image, types.OCIManifestSchema1), s.layers...)
+	require.NoError(t, err)
 	cf, err := img.ConfigFile()
 	require.NoError(t, err)
 	cf = cf.DeepCopy()
@@ -173,7 +269,7 @@ func (s imageSpec) write(t testing.TB) engine.Container {
 	return engine.Container{Layout: string(path), Manifest: digest.String(), Memory: 256 << 20, Processes: 64}
 }
 
-// Report is what the program in the image sees.
+// Report is what the program in the image sees, as it writes it.
 type Report struct {
 	UID, GID int
 	Groups   []int
@@ -199,17 +295,19 @@ type Report struct {
 
 // run starts a container and closes it at the end of the test, which must leave no trace.
 func run(t *testing.T, c engine.Container) *process {
+	t.Helper()
 	p, err := tryRun(t, c)
 	require.NoError(t, err)
 	return p
 }
 
 func tryRun(t *testing.T, c engine.Container) (*process, error) {
-	// Every process of the container has this in its environment, those of its helper aside.
-	mark := "SLIPWAY_TEST_MARK=" + filepath.Base(t.TempDir()) + t.Name()
-	c.Env = append(c.Env, mark)
+	t.Helper()
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
+	// The container's processes can be told by this.
+	mark := "SLIPWAY_TEST_MARK=" + tmp
+	c.Env = append(slices.Clone(c.Env), mark)
 	p, err := Start(bounded(t), c)
 	if err != nil {
 		require.Nil(t, p)
@@ -224,40 +322,49 @@ func tryRun(t *testing.T, c engine.Container) (*process, error) {
 	return p.(*process), nil
 }
 
-// checkNothingLeft checks that no process, mount, namespace, cgroup or file of a container is left.
+// checkNothingLeft checks that no process, mount, cgroup or file of a container is left. The container's
+// network and other namespaces have gone with its processes and the helper.
 func checkNothingLeft(t *testing.T, tmp, mark, cgroup string) {
 	t.Helper()
-	entries, err := os.ReadDir(tmp)
-	require.NoError(t, err)
-	require.Empty(t, entries, "files")
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	require.NoError(t, err)
-	require.NotContains(t, string(mounts), tmp)
-	require.Empty(t, processesWith(mark))
-	// The helpers have no environment, but are our children, or were.
+	require.NoError(t, traces(tmp, mark, cgroup))
 	require.Empty(t, helpers(), "helpers")
-	if cgroup != "" {
-		err := filepath.WalkDir("/sys/fs/cgroup", func(name string, d os.DirEntry, err error) error {
-			if err == nil && d.Name() == cgroup {
-				err = fmt.Errorf("%s is left", name)
-			}
-			return err
-		})
-		require.NoError(t, err)
-	}
 }
 
-// processesWith returns the processes that have a variable in their environment.
-func processesWith(variable string) []string {
-	var found []string
+// traces returns an error that says what is left of a container.
+func traces(tmp, mark, cgroup string) error {
+	entries, err := os.ReadDir(tmp)
+	if err != nil {
+		return err
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%v is left in %s", entries, tmp)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	if strings.Contains(string(mounts), tmp) {
+		return fmt.Errorf("mounts in %s are left:\n%s", tmp, mounts)
+	}
 	files, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, f := range files {
-		if b, err := os.ReadFile(f); err == nil && slices.Contains(strings.Split(string(b), "\x00"), variable) {
+		if b, err := os.ReadFile(f); err == nil && slices.Contains(strings.Split(string(b), "\x00"), mark) {
 			cmdline, _ := os.ReadFile(filepath.Join(filepath.Dir(f), "cmdline"))
-			found = append(found, f+" "+strings.ReplaceAll(string(cmdline), "\x00", " "))
+			return fmt.Errorf("the process of %s (%q) is left", f, cmdline)
 		}
 	}
-	return found
+	if cgroup == "" {
+		return nil
+	}
+	return filepath.WalkDir("/sys/fs/cgroup", func(name string, d os.DirEntry, err error) error {
+		if err == nil && d.Name() == cgroup {
+			return fmt.Errorf("%s is left", name)
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			return nil // another's
+		}
+		return err
+	})
 }
 
 // helpers returns the descendants of this process that go by the private names of this package.
@@ -272,20 +379,22 @@ func helpers() []string {
 	return found
 }
 
-// report runs the program's own report and returns it.
-func report(t *testing.T, c engine.Container, args ...string) (Report, *process) {
+// getReport runs the program's own report. Before it, there may be what it wrote to /dev/stdout.
+func getReport(t *testing.T, c engine.Container, args ...string) (Report, *process) {
+	t.Helper()
 	c.Args = append([]string{"report"}, args...)
 	p := run(t, c)
 	exit, err := p.Wait(bounded(t))
 	require.NoError(t, err)
-	require.Equal(t, engine.Exit{MaxMemory: exit.MaxMemory}, exit, "%s", p.Output())
+	require.Zero(t, exit.Code, "%v\n%s", exit, p.Output())
 	var r Report
-	require.NoError(t, json.Unmarshal(p.Output(), &r), "%s", p.Output())
+	require.NoError(t, json.Unmarshal(bytes.TrimPrefix(p.Output(), []byte("x")), &r), "%s", p.Output())
 	return r, p
 }
 
 // serving waits until the program says that it is ready.
-func serving(t *testing.T, p *process) {
+func serving(t *testing.T, p *process) *process {
+	t.Helper()
 	ctx := bounded(t)
 	for !strings.Contains(string(p.Output()), "serving\n") {
 		select {
@@ -296,4 +405,28 @@ func serving(t *testing.T, p *process) {
 		case <-time.After(time.Millisecond):
 		}
 	}
+	return p
 }
+
+// levels are the kinds of isolation and whether they work here.
+var levels = sync.OnceValue(Available)
+
+// forEachKind runs a test with all kinds of isolation that work here.
+func forEachKind(t *testing.T, kinds []string, f func(t *testing.T, kind string)) {
+	for _, l := range levels() {
+		if !slices.Contains(kinds, l.Kind) {
+			continue
+		}
+		t.Run(l.Kind, func(t *testing.T) {
+			if l.Reason != "" {
+				t.Skip(l.Reason)
+			}
+			f(t, l.Kind)
+		})
+	}
+}
+
+var (
+	isolated = []string{kindRunc, kindCrun, kindNamespaces}
+	every    = append(slices.Clone(isolated), kindProcess)
+)

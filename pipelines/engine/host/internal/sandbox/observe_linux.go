@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -82,7 +83,11 @@ func observe(process int, o *order) (holds, missing []string) {
 	holds, missing = append(holds, h...), append(missing, m...)
 
 	options = mountOptions(pid, o.Tmp)
-	check("tmpfs", options["tmpfs"] && options["nosuid"] && options["nodev"], "%s is mounted %v", o.Tmp, slices.Sorted(maps.Keys(options)))
+	if tmp, err := os.Stat("/proc/" + pid + "/root" + o.Tmp); err != nil || tmp.Mode() != fs.ModeDir|fs.ModeSticky|0o777 {
+		options["not for everyone"] = true
+	}
+	check("tmpfs", options["tmpfs"] && options["nosuid"] && options["nodev"] && !options["not for everyone"],
+		"%s is mounted %v", o.Tmp, slices.Sorted(maps.Keys(options)))
 	return holds, missing
 }
 

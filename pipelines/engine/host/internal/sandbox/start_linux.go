@@ -253,6 +253,8 @@ func (u *unpacker) mountPoints() (tmp string, err error) {
 	if err != nil {
 		return "", err
 	}
+	// runc gives what it mounts there the mode of what it covers.
+	u.dirs[real] = meta{mode: fs.ModeDir | fs.ModeSticky | 0o777}
 	return "/" + real, u.hosts()
 }
 
@@ -393,6 +395,9 @@ func probeIn(dir string, a attempt) (missing []string, err error) {
 		if err := os.MkdirAll(filepath.Join(root, name), 0o755); err != nil {
 			return nil, err
 		}
+	}
+	if err := os.Chmod(filepath.Join(root, "tmp"), fs.ModeSticky|0o777); err != nil { // see mountPoints
+		return nil, err
 	}
 	// It is never executed, but runc wants to see it.
 	const program = "/probe"

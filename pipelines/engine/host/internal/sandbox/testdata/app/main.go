@@ -30,7 +30,7 @@ func main() {
 			go http.Serve(l, http.HandlerFunc(serve))
 		}
 		fmt.Println("serving")
-		select {}
+		forever()
 	case "stop": // ends in good order on SIGTERM
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, syscall.SIGTERM)
@@ -41,10 +41,10 @@ func main() {
 	case "ignore":
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("serving")
-		select {}
+		forever()
 	case "wait":
 		fmt.Println("serving")
-		select {}
+		forever()
 	case "exit":
 		code, _ := strconv.Atoi(args[0])
 		fmt.Fprintln(os.Stderr, "bye")
@@ -69,26 +69,33 @@ func main() {
 		n, _ := strconv.Atoi(args[0])
 		started := 0
 		for range n {
-			if exec.Command(os.Args[0], "wait").Start() != nil {
+			if exec.Command("/proc/self/exe", "wait").Start() != nil {
 				break
 			}
 			started++
 		}
 		fmt.Println("forked", started)
 	case "daemon": // address; leaves a process behind, as daemons do
-		cmd := exec.Command(os.Args[0], append([]string{"daemon2"}, args...)...)
+		cmd := exec.Command("/proc/self/exe", append([]string{"daemon2"}, args...)...)
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		check(cmd.Run())
 		if len(args) > 1 {
-			select {}
+			forever()
 		}
 	case "daemon2":
-		cmd := exec.Command(os.Args[0], "serve", args[0])
+		cmd := exec.Command("/proc/self/exe", "serve", args[0])
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		check(cmd.Start())
 	default:
 		check(fmt.Errorf("unknown command %q", command))
+	}
+}
+
+// forever does not return, nor does it make the runtime look for a deadlock.
+func forever() {
+	for {
+		time.Sleep(time.Hour)
 	}
 }
 
