@@ -129,7 +129,7 @@ func (p *Pipeline) Smoke(ctx context.Context) (*SmokeResult, error) {
 			return nil, err
 		}
 	}
-	ran, detail := 0, ""
+	var ran, notRun []string
 	for _, r := range result.Runs {
 		switch {
 		case r.Verdict == Failed:
@@ -137,14 +137,16 @@ func (p *Pipeline) Smoke(ctx context.Context) (*SmokeResult, error) {
 		case r.Verdict == Passed && result.Verdict == NotRun:
 			result.Verdict = Passed
 		}
-		if r.Verdict != NotRun {
-			ran++
-			detail = r.Detail
+		if r.Verdict == NotRun {
+			notRun = append(notRun, r.Platform)
+		} else {
+			ran = append(ran, r.Platform+": "+r.Detail)
 		}
 	}
-	if len(result.Runs) != 1 {
-		detail = fmt.Sprintf("%d of %s run", ran, plural(len(result.Runs), "image", "images"))
+	if len(notRun) > 0 {
+		ran = append(ran, "not run here: "+strings.Join(notRun, ", "))
 	}
+	detail := strings.Join(ran, "; ")
 	s.end(result.Verdict, detail)
 	p.Record.Smoke = result
 	return result, nil
@@ -265,12 +267,12 @@ var usageText = regexp.MustCompile(`(?i)\busage\b`)
 
 // serve starts the image without arguments of its own, asks the probes and stops it.
 func (t *trial) serve(ctx context.Context, probes []Probe) (string, error) {
-	begin := time.Now()
 	process, done, err := t.start(ctx, nil)
 	if err != nil {
 		return "", err
 	}
 	defer done()
+	begin := time.Now() // the entrypoint has been executed
 	w := &watched{Process: process, ended: make(chan struct{})}
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -74,7 +74,7 @@ func dispatch(ctx context.Context, args []string, stdout io.Writer, stderr *os.F
 		for _, c := range commands {
 			names = append(names, c.name)
 		}
-		return fault.Usagef("There are: "+strings.Join(names, ", ")+". `slipway --help` says what they do.", "there is no command %q", name)
+		return fault.Usagef(fault.Nearest(name, names)+" `slipway --help` lists the commands.", "there is no command %q", name)
 	}
 	in, err := parse(c, args, stdout)
 	if err != nil {

@@ -74,7 +74,7 @@ func Compare(a, b *Content) []Difference {
 	add(KindBuildID, "", a.BuildID, b.BuildID)
 	for i := range max(len(a.Segments), len(b.Segments)) {
 		sa, sb := a.segment(i), b.segment(i)
-		name := fmt.Sprintf("%d %s", i, cmp.Or(sa.Name, sb.Name))
+		name := fmt.Sprintf("%d %s", i, cmp.Or(sa, sb).Name)
 		if da, db := sa.describe(), sb.describe(); da != db {
 			add(KindSegment, name, da, db)
 		} else if sa.SHA256 != sb.SHA256 {
@@ -119,18 +119,19 @@ func Compare(a, b *Content) []Difference {
 	return out
 }
 
-func (c *Content) segment(i int) Segment {
+// segment returns segment i, nil if there is none.
+func (c *Content) segment(i int) *Segment {
 	if i < len(c.Segments) {
-		return c.Segments[i]
+		return &c.Segments[i]
 	}
-	return Segment{}
+	return nil
 }
 
-func (s Segment) describe() string {
-	if s.Name == "" {
+func (s *Segment) describe() string {
+	if s == nil {
 		return ""
 	}
-	return fmt.Sprintf("%s %q at %#x, %d bytes of the file, %d of memory, aligned to %d",
+	return fmt.Sprintf("%+q %s at %#x, %d bytes of the file, %d of memory, aligned to %d",
 		s.Name, s.Access, s.Address, s.FileSize, s.MemorySize, s.Align)
 }
 

@@ -97,7 +97,7 @@ func TestCompareWords(t *testing.T) {
 		"entry point was 0x1, is 0x2",
 		"build ID was nothing, is id",
 		"segment 0 LOAD differs between its sections",
-		`segment 1 NOTE was nothing, is NOTE "r" at 0x0, 0 bytes of the file, 0 of memory, aligned to 0`,
+		`segment 1 NOTE was nothing, is "NOTE" r at 0x0, 0 bytes of the file, 0 of memory, aligned to 0`,
 		"section .text differs",
 		"section .data: address was 0x8, is 0x10",
 		"section .data: size was 4, is 5",

@@ -27,11 +27,14 @@ import (
 )
 
 // Limits for what an image may hold. They only keep a broken or hostile image from filling the machine.
-const (
-	maxImageBytes   = 16 << 30
-	maxImageEntries = 1 << 20
-	maxJSONBytes    = 8 << 20
+// They are variables for the tests' sake.
+var (
+	maxImageBytes   int64 = 16 << 30
+	maxImageEntries       = 1 << 20
 )
+
+// maxJSONBytes is the limit for manifests and other small files.
+const maxJSONBytes = 8 << 20
 
 // whiteout is the prefix of the entries by which a layer deletes what lower layers hold.
 const (
@@ -133,7 +136,7 @@ func (u *unpacker) layer(ctx context.Context, layout string, l v1.Descriptor, di
 	return content.check(diffID, -1)
 }
 
-var errTooLarge = fmt.Errorf("the image is too large to run: more than %d GiB or %d files", maxImageBytes>>30, maxImageEntries)
+var errTooLarge = errors.New("the image is too large to run: more than 16 GiB or a million files")
 
 // entry applies one entry of a layer.
 func (u *unpacker) entry(hdr *tar.Header, content io.Reader) error {
