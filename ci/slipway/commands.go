@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strings"
 
 	"github.com/slipway-ci/slipway/ci/internal/view"
 	"github.com/slipway-ci/slipway/pipelines"
