@@ -61,17 +61,17 @@ func (p *Pipeline) Vet(ctx context.Context) (*VetResult, error) {
 	s := p.stage("vet")
 	v := &vetting{p: p, result: &VetResult{Verdict: Passed, Findings: []Finding{}}}
 	type job struct {
-		name string
-		run  func(ctx context.Context) ([]Finding, error)
+		check, name string
+		run         func(ctx context.Context) ([]Finding, error)
 	}
 	var jobs []job
 	for _, r := range p.Plan.Releases {
-		jobs = append(jobs, job{"vet " + r.Exact, func(ctx context.Context) ([]Finding, error) { return v.vet(ctx, r.Exact) }})
+		jobs = append(jobs, job{"vet", "vet " + r.Exact, func(ctx context.Context) ([]Finding, error) { return v.vet(ctx, r.Exact) }})
 	}
-	jobs = append(jobs, job{"gofmt", v.gofmt}, job{"tidy", v.tidy}, job{"verify", v.verify}, job{"vendor", v.vendor})
+	jobs = append(jobs, job{"gofmt", "gofmt", v.gofmt}, job{"tidy", "go mod tidy", v.tidy}, job{"verify", "go mod verify", v.verify}, job{"vendor", "go mod vendor", v.vendor})
+	vendored := slices.ContainsFunc(p.Plan.Modules, func(m Module) bool { return m.Vendored })
 	jobs = slices.DeleteFunc(jobs, func(j job) bool {
-		check, _, _ := strings.Cut(j.name, " ")
-		return !slices.Contains(p.Config.VetChecks, check) || check == "vendor" && !slices.ContainsFunc(p.Plan.Modules, func(m Module) bool { return m.Vendored })
+		return !slices.Contains(p.Config.VetChecks, j.check) || j.check == "vendor" && !vendored
 	})
 	err := p.parallel(ctx, len(jobs), func(ctx context.Context, i int) error {
 		return s.task(ctx, jobs[i].name, func(ctx context.Context, _ func(string)) (Verdict, string, error) {
