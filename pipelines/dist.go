@@ -27,7 +27,7 @@ func OutputNames(output string) []string {
 func newDist(final string) (*dist, error) {
 	d := &dist{final: final, dir: final + ".new", temp: filepath.Join(final+".new", "tmp")}
 	for _, name := range OutputNames(final) {
-		if err := ours(name); err != nil {
+		if err := ours(name, name == d.dir); err != nil {
 			return nil, err
 		}
 	}
@@ -41,8 +41,9 @@ func newDist(final string) (*dist, error) {
 	return d, nil
 }
 
-// ours refuses to replace a directory that slipway has not written.
-func ours(dir string) error {
+// ours refuses to replace a directory that slipway has not written. What slipway has written holds a run
+// record; what it had not finished holds its work files.
+func ours(dir string, unfinished bool) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
 		return nil
@@ -51,10 +52,11 @@ func ours(dir string) error {
 	if err != nil {
 		return fault.Environmentf(err, next, "output")
 	}
-	for _, e := range entries {
-		if e.Name() == "run.json" || e.Name() == "tmp" {
-			return nil
-		}
+	if _, ok := recordIn(dir); ok {
+		return nil
+	}
+	if i, err := os.Lstat(filepath.Join(dir, "tmp")); unfinished && err == nil && i.IsDir() {
+		return nil
 	}
 	return fault.Usagef(next, "output: %s was not written by slipway, so slipway does not replace it", dir)
 }
@@ -69,10 +71,11 @@ func (d *dist) publish(r *Record) (kept bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := os.RemoveAll(d.temp); err != nil {
+	// In this order: what is left of a killed run always holds one of the two.
+	if err := os.WriteFile(filepath.Join(d.dir, "run.json"), append(b, '\n'), 0o644); err != nil {
 		return false, d.error(err)
 	}
-	if err := os.WriteFile(filepath.Join(d.dir, "run.json"), append(b, '\n'), 0o644); err != nil {
+	if err := os.RemoveAll(d.temp); err != nil {
 		return false, d.error(err)
 	}
 	passed := d.final + ".passed"
@@ -83,7 +86,7 @@ func (d *dist) publish(r *Record) (kept bool, err error) {
 	if err := exchange(d.dir, d.final); err != nil {
 		return false, d.error(err)
 	}
-	switch old := verdictOf(d.dir); {
+	switch old, _ := recordIn(d.dir); {
 	case r.Verdict == Passed:
 		err = os.RemoveAll(passed)
 	case old == Passed:
@@ -98,12 +101,17 @@ func (d *dist) publish(r *Record) (kept bool, err error) {
 	return statErr == nil, d.discard()
 }
 
-func verdictOf(dir string) Verdict {
-	var r struct{ Verdict Verdict }
-	if b, err := os.ReadFile(filepath.Join(dir, "run.json")); err == nil {
-		_ = json.Unmarshal(b, &r)
+// recordIn reads the verdict of the run record in a directory. It reports whether there is a record.
+func recordIn(dir string) (Verdict, bool) {
+	var r struct {
+		Verdict Verdict
+		Slipway *ProgramID
 	}
-	return r.Verdict
+	b, err := os.ReadFile(filepath.Join(dir, "run.json"))
+	if err != nil || json.Unmarshal(b, &r) != nil {
+		return "", false
+	}
+	return r.Verdict, r.Slipway != nil
 }
 
 func (d *dist) discard() error {

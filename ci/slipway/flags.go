@@ -136,6 +136,9 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 			return nil, err
 		}
 	}
+	if rel, err := filepath.Rel(realPath(in.output), realPath(in.source)); err == nil && filepath.IsLocal(rel) {
+		return nil, fault.Usagef("Name a directory of its own: it is replaced with everything in it.", "output: %s holds the source", in.output)
+	}
 	cwd, err := os.Getwd()
 	if err != nil {
 		return nil, err
@@ -176,6 +179,14 @@ func readConfig(source string) (pipelines.Config, error) {
 		return pipelines.Config{}, fault.Environmentf(reason(err), "", "%s", pipelines.ConfigFile)
 	}
 	return pipelines.ParseConfig(pipelines.ConfigFile, text)
+}
+
+// realPath is name without symbolic links, as far as it exists.
+func realPath(name string) string {
+	if real, err := filepath.EvalSymlinks(name); err == nil {
+		return real
+	}
+	return name
 }
 
 // localPaths makes the paths in c absolute.

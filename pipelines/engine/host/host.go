@@ -38,6 +38,7 @@ type Options struct {
 type Engine struct {
 	dir    string // the user's tree; read once, never written
 	work   string // this engine's part of the cache directory
+	temp   string // TMPDIR of commands
 	cache  string
 	goEnv  goEnv
 	source engine.Source
@@ -92,19 +93,23 @@ func Open(ctx context.Context, dir string, o Options) (*Engine, error) {
 }
 
 func (e *Engine) open(ctx context.Context, o Options) error {
-	for _, d := range []string{e.work, e.tempDir(), e.homeDir()} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return cacheError(err)
-		}
+	if err := os.MkdirAll(e.work, 0o700); err != nil {
+		return cacheError(err)
 	}
 	e.lock = flock.New(e.work + ".lock")
 	if _, err := e.lock.TryLockContext(ctx, 50*time.Millisecond); err != nil {
 		return fault.Environmentf(err, "Another slipway works on the same source: wait for it, or stop it.", "waiting for %s", e.work)
 	}
+	if err := os.MkdirAll(e.homeDir(), 0o700); err != nil {
+		return cacheError(err)
+	}
+	var err error
+	if e.temp, err = ownTemp(e.work); err != nil {
+		return err
+	}
 	pruneSources(filepath.Dir(e.work), 30*24*time.Hour)
 	pruneKept(filepath.Join(e.work, "outputs"), 7*24*time.Hour)
-	var err error
-	if e.goEnv, err = readGoEnv(ctx, e.tempDir()); err != nil {
+	if e.goEnv, err = readGoEnv(ctx, e.temp); err != nil {
 		return err
 	}
 	if e.source, err = readSource(ctx, e.dir, o.Exclude); err != nil {
@@ -176,7 +181,10 @@ func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process,
 
 // Close implements engine.Engine.
 func (e *Engine) Close() error {
-	err := errors.Join(os.RemoveAll(e.tempDir()), os.RemoveAll(e.homeDir()))
+	err := removeAll(e.homeDir())
+	if e.temp != "" {
+		err = errors.Join(err, removeAll(e.temp))
+	}
 	if e.relocated.root != "" {
 		err = errors.Join(err, os.RemoveAll(e.relocated.root))
 	}
@@ -188,10 +196,28 @@ func (e *Engine) Close() error {
 	return err
 }
 
-// The temporary and home directories of commands have the same names in every run: `go test` keeps a
-// result only as long as the variables that a test looked at have not changed.
-func (e *Engine) tempDir() string { return filepath.Join(e.work, "tmp") }
+// homeDir is HOME of commands. It has the same name in every run, as the temporary directory has: `go test`
+// keeps a result only as long as the variables that a test looked at have not changed.
 func (e *Engine) homeDir() string { return filepath.Join(e.work, "home") }
+
+// ownTemp makes a directory for temporary files of commands. Its name is short, because tests put Unix
+// sockets there, whose paths may have no more than 107 bytes. In a directory that all may write, somebody
+// else may have taken the name: then it is not used.
+func ownTemp(work string) (string, error) {
+	id := sha256.Sum256([]byte(work))
+	dir := filepath.Join(os.TempDir(), "slipway-"+hex.EncodeToString(id[:4]))
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		var i fs.FileInfo
+		if i, err = os.Lstat(dir); err == nil && (!i.IsDir() || i.Mode().Perm() != 0o700 || !owned(i)) {
+			dir, err = os.MkdirTemp("", "slipway-")
+		}
+	}
+	if err != nil {
+		return "", fault.Environmentf(err, "Set TMPDIR to a directory that can be written and has space.", "directory for temporary files")
+	}
+	return dir, nil
+}
 
 // goEnv is what the user's own Go says about where modules come from and where caches are.
 type goEnv struct {

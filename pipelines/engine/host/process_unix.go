@@ -3,6 +3,8 @@
 package host
 
 import (
+	"io/fs"
+	"os"
 	"os/exec"
 	"syscall"
 )
@@ -25,4 +27,10 @@ func exitCode(x *exec.ExitError) int {
 		return 128 + int(s.Signal())
 	}
 	return x.ExitCode()
+}
+
+// owned tells whether a file is this user's.
+func owned(i fs.FileInfo) bool {
+	s, ok := i.Sys().(*syscall.Stat_t)
+	return ok && int(s.Uid) == os.Geteuid()
 }

@@ -93,7 +93,7 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 			continue // OutDir is OutputDir
 		}
 		if err := copyOut(filepath.Join(c.OutputDir, filepath.FromSlash(name)), filepath.Join(dir, filepath.FromSlash(name))); err != nil {
-			return r, fault.Environmentf(err, "", "outputs of %s", c.Name)
+			return r, fault.Environmentf(err, "Check that the output directory can be written and that its disk has space.", "outputs of %s", c.Name)
 		}
 	}
 	if c.Keep {
@@ -159,7 +159,7 @@ func (e *Engine) baseEnv(c engine.Command) []string {
 		"GOPATH=" + filepath.Join(e.homeDir(), "go"),
 		"GOENV=off", "GOFLAGS=", "GOTOOLCHAIN=local", "GOWORK=off", "GO111MODULE=on",
 		"LANG=C.UTF-8", "TZ=UTC",
-		"TMPDIR=" + e.tempDir(), "TMP=" + e.tempDir(), "TEMP=" + e.tempDir(),
+		"TMPDIR=" + e.temp, "TMP=" + e.temp, "TEMP=" + e.temp,
 	}
 	if c.Relocate {
 		env = append(env, "GOCACHE="+filepath.Join(e.relocated.root, "cache"))

@@ -82,7 +82,7 @@ func (e *Engine) Toolchain(ctx context.Context, release string, pins map[string]
 
 func (e *Engine) fetchToolchain(ctx context.Context, m module.Version) (string, error) {
 	cmd := exec.CommandContext(ctx, e.goEnv.command, "mod", "download", "-json", m.String())
-	cmd.Dir = e.tempDir()
+	cmd.Dir = e.temp
 	// As the go command itself does for toolchains, let no private-module pattern skip the database.
 	cmd.Env = append(e.networkEnv(), "GOPRIVATE=", "GONOSUMDB=", "GONOPROXY="+e.goEnv.GONOPROXY, "GOTOOLCHAIN=local", "GOFLAGS=", "GOWORK=off", "GOENV=off",
 		"GOMODCACHE="+e.goEnv.GOMODCACHE, "PATH="+os.Getenv("PATH"))

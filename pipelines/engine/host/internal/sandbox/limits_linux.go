@@ -32,10 +32,9 @@ type limits struct {
 // Allowances for the resource limits that stand in for a cgroup. They exist because those limits count
 // something else than a cgroup does, and must not stop a program that a cgroup would let run.
 const (
-	// RLIMIT_DATA counts what is reserved, not what is used. The Go runtime reserves its heap in blocks
-	// of 64 MiB and about as much for its own tables.
-	dataAllowance = 192 << 20
-	// RLIMIT_NPROC counts the threads of the sandbox's helper when that has the same user.
+	// RLIMIT_DATA counts what is reserved, not what is used. That is 74 MiB when a small Go program starts.
+	dataAllowance = 128 << 20
+	// RLIMIT_NPROC counts the threads of the sandbox's helper in a user namespace, where it has the same user.
 	processAllowance = 32
 )
 
@@ -57,7 +56,11 @@ func (l limits) rlimits(userns bool) []rlimit {
 		r = append(r, rlimit{unix.RLIMIT_DATA, "RLIMIT_DATA", uint64(l.Memory) + dataAllowance})
 	}
 	if l.Processes > 0 && countsProcesses(userns) {
-		r = append(r, rlimit{unix.RLIMIT_NPROC, "RLIMIT_NPROC", uint64(l.Processes) + processAllowance})
+		n := uint64(l.Processes)
+		if userns {
+			n += processAllowance
+		}
+		r = append(r, rlimit{unix.RLIMIT_NPROC, "RLIMIT_NPROC", n})
 	}
 	return r
 }
@@ -142,12 +145,12 @@ func makeCgroup(name string, l *limits) error {
 	need := map[string]bool{"memory": l.Memory > 0, "pids": l.Processes > 0}
 	set := func(dir string, files map[string]int64) error {
 		if err := os.Mkdir(dir, 0o755); err != nil {
-			return err
+			return fmt.Errorf("%s: %w", filepath.Dir(dir), cause(err)) // without the name, which is random
 		}
 		l.Dirs = append(l.Dirs, dir)
 		for file, value := range files {
 			if err := os.WriteFile(filepath.Join(dir, file), strconv.AppendInt(nil, value, 10), 0); err != nil {
-				return err
+				return fmt.Errorf("%s: %w", file, cause(err))
 			}
 		}
 		return nil
@@ -205,6 +208,14 @@ func makeCgroup(name string, l *limits) error {
 	return nil
 }
 
+// cause returns what is behind an error that names a file.
+func cause(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	return err
+}
+
 // removeCgroup removes the cgroups of the given name, wherever makeCgroup, runc or crun may have made
 // them: in our own cgroup, beside it, or at the top. The name is unique.
 func removeCgroup(name string) error {
@@ -235,8 +246,9 @@ func removeCgroupDir(dir string) error {
 	}
 }
 
-// limitsInForce reads from the kernel which limits a process has, and returns the words for them.
-func limitsInForce(pid string, l limits, userns bool, uid int) (holds, missing []string) {
+// limitsInForce reads from the kernel which limits a process has, and returns the words for them. root
+// says that its user is root outside of any user namespace.
+func limitsInForce(pid string, l limits, userns, root bool) (holds, missing []string) {
 	inCgroup := map[string]bool{}
 	for _, h := range hierarchies(pid) {
 		for what, limit := range map[string]int64{"memory": l.Memory, "processes": int64(l.Processes)} {
@@ -277,8 +289,8 @@ func limitsInForce(pid string, l limits, userns bool, uid int) (holds, missing [
 		holds = append(holds, "memory")
 	case n > 0 && n <= uint64(l.Memory)+dataAllowance:
 		holds = append(holds, "memory")
-		missing = append(missing, fmt.Sprintf("memory: limited for each process, not for all together, and in what it reserves (RLIMIT_DATA): "+
-			"%d MiB, of which %d MiB are for what a Go program reserves without using it; %s", n>>20, dataAllowance>>20, why))
+		missing = append(missing, fmt.Sprintf("memory: limited for each process, not for all together: RLIMIT_DATA is %d MiB, "+
+			"%d MiB above the limit because it counts what a Go program only reserves (%s)", n>>20, dataAllowance>>20, why))
 	default:
 		missing = append(missing, "memory: "+why)
 	}
@@ -287,14 +299,17 @@ func limitsInForce(pid string, l limits, userns bool, uid int) (holds, missing [
 		missing = append(missing, "processes: no limit was asked for")
 	case inCgroup["processes"]:
 		holds = append(holds, "processes")
-	case !userns && uid == 0:
-		missing = append(missing, "processes: the kernel exempts root from RLIMIT_NPROC; "+why)
+	case root:
+		missing = append(missing, fmt.Sprintf("processes: the kernel does not limit those of root without a cgroup (%s)", why))
+	case !countsProcesses(userns):
+		missing = append(missing, fmt.Sprintf("processes: before Linux 5.14 they are not counted for each user namespace (%s)", why))
 	case n > 0 && n <= uint64(l.Processes)+processAllowance:
 		holds = append(holds, "processes")
-		missing = append(missing, fmt.Sprintf("processes: limited for the user, not for the container (RLIMIT_NPROC): %d, of which %d are for slipway's own helper; %s",
-			n, processAllowance, why))
-	case !countsProcesses(userns):
-		missing = append(missing, "processes: RLIMIT_NPROC counts the processes of the whole machine before Linux 5.14; "+why)
+		note := fmt.Sprintf("processes: limited for the user, not for the container: RLIMIT_NPROC is %d", n)
+		if userns {
+			note += fmt.Sprintf(", %d above the limit because slipway's helper counts, too", processAllowance)
+		}
+		missing = append(missing, note+" ("+why+")")
 	default:
 		missing = append(missing, "processes: "+why)
 	}

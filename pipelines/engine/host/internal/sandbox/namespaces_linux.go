@@ -104,7 +104,7 @@ func containerMain() {
 	line := bufio.NewReader(sync)
 	tell := func(m initMessage) {
 		if json.NewEncoder(sync).Encode(m) != nil {
-			os.Exit(1)
+			syscall.Exit(1)
 		}
 	}
 	var o order

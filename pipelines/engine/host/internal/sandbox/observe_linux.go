@@ -79,7 +79,7 @@ func observe(process int, o *order) (holds, missing []string) {
 	check("capabilities", none, "the process has %v", caps)
 	check("no-new-privileges", statusField(pid, "NoNewPrivs") == "1", "not set")
 
-	h, m := limitsInForce(pid, o.Limits, o.Userns, o.User.UID)
+	h, m := limitsInForce(pid, o.Limits, o.Userns, o.Userns && o.Caller == 0 || !o.Userns && o.User.UID == 0)
 	holds, missing = append(holds, h...), append(missing, m...)
 
 	options = mountOptions(pid, o.Tmp)

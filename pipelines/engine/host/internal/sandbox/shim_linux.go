@@ -48,7 +48,8 @@ func init() {
 	default:
 		return
 	}
-	os.Exit(1)
+	// Not os.Exit, which would first run what is registered for the end of the program.
+	syscall.Exit(1)
 }
 
 // order is what the caller tells the helper to start.
@@ -73,7 +74,8 @@ type order struct {
 	Limits limits
 	// Program is the file of runc or crun.
 	Program string
-	// Outside are the namespaces of the caller.
+	// Caller is the user id of the caller, Outside are its namespaces.
+	Caller  int
 	Outside map[string]string
 }
 
@@ -522,7 +524,7 @@ func (s *shim) end(alone bool) {
 		}
 		_ = removeTree(s.order.Dir)
 	}
-	os.Exit(0)
+	syscall.Exit(0)
 }
 
 // shareNothing finishes the helper's namespaces, which the caller has made: nothing mounted here is seen

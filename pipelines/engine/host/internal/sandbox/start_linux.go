@@ -197,7 +197,7 @@ func prepare(ctx context.Context, dir, rootDir string, im *image, c engine.Conta
 	if err := checkPlatform(im.config.Platform(), head, a.kind != kindProcess); err != nil {
 		return nil, err
 	}
-	o := &order{Dir: dir, Root: rootDir, Path: name, Args: cmd.args, Env: cmd.env, Cwd: cmd.dir, User: *as, Outside: namespaces("self")}
+	o := &order{Dir: dir, Root: rootDir, Path: name, Args: cmd.args, Env: cmd.env, Cwd: cmd.dir, User: *as}
 	if a.kind == kindProcess {
 		o.Path, o.Cwd = filepath.Join(rootDir, real), filepath.Join(rootDir, cwd)
 		return o, u.finish(nil)
@@ -285,6 +285,7 @@ func try(ctx context.Context, o order, a attempt, memory int64, processes int) (
 		return nil, err
 	}
 	o.Kind, o.Program, o.Userns = a.kind, a.program, a.userns
+	o.Caller, o.Outside = os.Geteuid(), namespaces("self")
 	o.Work = filepath.Join(o.Dir, a.kind)
 	if err := os.MkdirAll(o.Work, 0o700); err != nil {
 		return nil, err
@@ -318,7 +319,7 @@ func makeLimits(a attempt, memory int64, processes int) (limits, error) {
 	}
 	l.Dirs = nil
 	if err != nil {
-		l.Why = "no cgroup can be made: " + err.Error()
+		l.Why = "no cgroup can be made in " + err.Error()
 	}
 	return l, nil
 }
@@ -342,7 +343,7 @@ func launch(ctx context.Context, o *order) (*process, error) {
 	}
 	p, err := startHelper(o, attr)
 	if err != nil {
-		return nil, &setupError{fmt.Errorf("new namespaces: %w", err)}
+		return nil, &setupError{fmt.Errorf("new namespaces: %w", cause(err))}
 	}
 	select {
 	case <-p.started:
@@ -407,7 +408,7 @@ func probeIn(dir string, a attempt) (missing []string, err error) {
 	}
 	p, err := try(context.Background(), order{
 		Probe: true, Dir: dir, Root: root, Tmp: "/tmp", Path: program, Args: []string{program}, Env: []string{"PATH=/"}, Cwd: "/",
-		User: user{UID: 65532, GID: 65532}, Outside: namespaces("self"),
+		User: user{UID: 65532, GID: 65532},
 	}, a, 256<<20, 256)
 	if err != nil {
 		return nil, err

@@ -42,6 +42,7 @@ func unpackImage(t *testing.T, c engine.Container, owners bool) (map[string]stri
 	require.NoError(t, os.WriteFile(canary, []byte("alive"), 0o600))
 	dir := filepath.Join(parent, "root")
 	require.NoError(t, os.Mkdir(dir, 0o755))
+	t.Cleanup(func() { require.NoError(t, removeTree(dir)) })
 	im, err := readImage(c.Layout, c.Manifest)
 	require.NoError(t, err)
 	root, err := os.OpenRoot(dir)
@@ -198,7 +199,7 @@ func TestUnpackHostile(t *testing.T) {
 		{"hard link to a link", [][]entry{{link("l", "../canary"), hardlink("h", "l"), file("h", 0o644, "dead")}}, ""},
 		{"hard link to a directory", [][]entry{{dir("d", 0o755), hardlink("h", "d")}}, "the directory"},
 		{"links in a circle", [][]entry{{link("a", "b"), link("b", "a"), file("a/x", 0o644, "")}}, "too many"},
-		{"the root as a file", [][]entry{{file("./", 0o644, "")}}, "the root is not a directory"},
+		{"the root as a file", [][]entry{{file(".", 0o644, "")}}, "the root is not a directory"},
 		{"the root as a link", [][]entry{{link("/", outside)}}, "the root is not a directory"},
 		{"an unknown type", [][]entry{{{Header: tar.Header{Typeflag: 'Z', Name: "z"}}}}, "unknown type"},
 	} {
