@@ -94,7 +94,12 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, e.Close()) }()
+	defer func() {
+		err = errors.Join(err, e.Close())
+		if err != nil && err != errVerdict && in.json {
+			_ = json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "error": err.Error()})
+		}
+	}()
 	cache, err := host.CacheDir("")
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -166,17 +167,22 @@ func flagError(c *command, f *flagSet, err error) error {
 		f.VisitAll(func(flag *pflag.Flag) { names = append(names, "--"+flag.Name) })
 		next = fault.Nearest("--"+e.GetSpecifiedName(), names) + " " + next
 	}
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		kind := e.GetFlag().Value.Type()
+		wanted := map[string]string{"int": "a number", "bool": "true or false", "duration": "a duration such as 30s", "stringToString": "NAME=VALUE", "stringSlice": "a list with commas"}[kind]
+		return fault.Usagef(next, "%s: --%s: %q is not %s", c.name, e.GetFlag().Name, e.GetValue(), cmp.Or(wanted, kind))
+	}
 	return fault.Usagef(next, "%s: %v", c.name, err)
 }
 
 func readConfig(source string) (pipelines.Config, error) {
 	name := filepath.Join(source, pipelines.ConfigFile)
 	text, err := os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return pipelines.Config{}, nil
+	if i, statErr := os.Stat(source); errors.Is(err, fs.ErrNotExist) || statErr == nil && !i.IsDir() {
+		return pipelines.Config{}, nil // what is wrong with a source the engine says
 	}
 	if err != nil {
-		return pipelines.Config{}, fault.Environmentf(reason(err), "", "%s", pipelines.ConfigFile)
+		return pipelines.Config{}, fault.Environmentf(reason(err), "slipway must be able to read it.", "%s", pipelines.ConfigFile)
 	}
 	return pipelines.ParseConfig(pipelines.ConfigFile, text)
 }

@@ -41,11 +41,13 @@ func (e *Engine) tree(name string) *tree {
 
 // copied is what a tree remembers of a file that it holds: enough to see that nobody changed it since.
 type copied struct {
-	SHA256     string    `json:"sha256,omitempty"`
-	Link       string    `json:"link,omitempty"`
-	Executable bool      `json:"executable,omitempty"`
-	Size       int64     `json:"size"`
-	Time       time.Time `json:"time"`
+	SHA256     string `json:"sha256,omitempty"`
+	Link       string `json:"link,omitempty"`
+	Executable bool   `json:"executable,omitempty"`
+	// Mode is what the file system made of the mode that was asked for.
+	Mode fs.FileMode `json:"mode"`
+	Size int64       `json:"size"`
+	Time time.Time   `json:"time"`
 }
 
 // sync makes the tree equal to the source: it adds and replaces what differs and removes the rest.
@@ -124,7 +126,7 @@ func (t *tree) place(f engine.File, had copied) (copied, error) {
 			if link, err := os.Readlink(name); err == nil && filepath.ToSlash(link) == f.Link {
 				return had, nil
 			}
-		} else if i.Mode().IsRegular() && i.Mode().Perm() == mode(f) && i.Size() == had.Size && i.ModTime().Equal(had.Time) {
+		} else if i.Mode().IsRegular() && i.Mode().Perm() == had.Mode && i.Size() == had.Size && i.ModTime().Equal(had.Time) {
 			return had, nil
 		}
 	}
@@ -152,7 +154,7 @@ func (t *tree) place(f engine.File, had copied) (copied, error) {
 	if i, err = os.Lstat(name); err != nil {
 		return c, err
 	}
-	c.Size, c.Time = i.Size(), i.ModTime()
+	c.Mode, c.Size, c.Time = i.Mode().Perm(), i.Size(), i.ModTime()
 	return c, nil
 }
 
