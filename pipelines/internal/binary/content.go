@@ -31,7 +31,7 @@ type Content struct {
 	// Segments are the program headers of an ELF file, PT_NULL left out, and the segments of a Mach-O
 	// file but for __DWARF and __LINKEDIT.
 	Segments []Segment `json:"segments,omitempty"`
-	// Sections are in the order of the file.
+	// Sections are in the order of the section table.
 	Sections []Section `json:"sections"`
 	// Hash is the SHA-256, in hex, of the text that describes all of the above: see Read.
 	Hash string `json:"hash"`
@@ -63,7 +63,7 @@ type Segment struct {
 	Address uint64 `json:"address"`
 	// FileSize is the number of bytes that come from the file. Zeros at the end of a LOAD segment that
 	// no section owns are not counted: it makes no difference to memory whether they come from the file,
-	// and GNU strip cuts them.
+	// and GNU strip cuts them. For GNU_RELRO, which only protects memory, it is 0.
 	FileSize uint64 `json:"fileSize"`
 	// MemorySize is the size in memory in bytes. For a LOAD segment all of which comes from the file it
 	// equals FileSize.

@@ -89,6 +89,8 @@ func (f *elfFile) readSegments(c *Content, buf []byte) error {
 				out.MemorySize = end
 			}
 			out.FileSize = end
+		case p.typ == elf.PT_GNU_RELRO:
+			out.FileSize = 0
 		case p.protects() && !f.loadedElsewhere(p):
 			if p.filesz > maxOutside {
 				return malformed("segment %d has %d bytes that are not loaded", i, p.filesz)

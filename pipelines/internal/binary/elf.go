@@ -252,14 +252,21 @@ func (f *elfFile) parseSections(off, entsize, n uint64, nameIndex int) error {
 // checkOverlaps makes sure that every loaded byte has one owner, and that addresses and offsets tell the
 // same. Without that, two files could agree in all sections and yet load differently.
 func (f *elfFile) checkOverlaps() error {
-	var loads []span
-	for _, p := range f.segments {
-		if p.typ == elf.PT_LOAD && p.filesz > 0 {
+	var loads, memory []span
+	for i, p := range f.segments {
+		if p.typ != elf.PT_LOAD || p.memsz == 0 {
+			continue
+		}
+		if p.vaddr+p.memsz < p.vaddr {
+			return malformed("segment %d has no place in memory", i)
+		}
+		memory = append(memory, span{p.vaddr, p.vaddr + p.memsz})
+		if p.filesz > 0 {
 			loads = append(loads, p.content())
 		}
 	}
-	if overlapping(loads) {
-		return malformed("two segments load the same bytes")
+	if overlapping(loads) || overlapping(memory) {
+		return malformed("two segments overlap")
 	}
 	var sections []span
 	for i, s := range f.sections {
