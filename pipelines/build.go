@@ -1,6 +1,7 @@
 package pipelines
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -22,7 +23,6 @@ import (
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/fault"
 	"github.com/slipway-ci/slipway/pipelines/internal/binary"
-	"github.com/slipway-ci/slipway/pipelines/internal/oci"
 )
 
 // BuildResult is what the build stage made.
@@ -69,8 +69,8 @@ func (p *Pipeline) Build(ctx context.Context) (*BuildResult, error) {
 	if p.build != nil {
 		return p.build, nil
 	}
-	if len(p.Plan.Commands) == 0 {
-		return nil, fault.Usagef("A library has nothing to build: use `slipway vet` and `slipway test`. Otherwise check --packages and build tags.", "no main package in %s", p.Plan.Modules[0].Path)
+	if err := p.checkCommands(); err != nil {
+		return nil, err
 	}
 	s := p.stage("build")
 	platforms := p.Plan.Platforms
@@ -102,7 +102,7 @@ func (p *Pipeline) Build(ctx context.Context) (*BuildResult, error) {
 		slices.SortFunc(s.record.Failures, func(a, b Failure) int { return cmp.Compare(a.Where, b.Where) })
 		result.Verdict, detail = Failed, plural(len(s.record.Failures), "failure", "failures")
 	} else if err := s.task(ctx, "archives", func(ctx context.Context, _ func(string)) (Verdict, string, error) {
-		return Passed, "", p.writeArchives(result.Binaries)
+		return Passed, "", p.writeArchives(ctx, result.Binaries)
 	}); err != nil {
 		return nil, err
 	}
@@ -110,6 +110,13 @@ func (p *Pipeline) Build(ctx context.Context) (*BuildResult, error) {
 	p.Record.Binaries = result.Binaries
 	s.end(result.Verdict, detail)
 	return result, nil
+}
+
+func (p *Pipeline) checkCommands() error {
+	if len(p.Plan.Commands) > 0 {
+		return nil
+	}
+	return fault.Usagef("A library has nothing to build: use `slipway vet` and `slipway test`. Otherwise check --packages and build tags.", "no main package in %s", p.Plan.Modules[0].Path)
 }
 
 func (p *Pipeline) buildPlatform(ctx context.Context, platform Platform) ([]Binary, []Failure, error) {
@@ -126,6 +133,9 @@ func (p *Pipeline) buildPlatform(ctx context.Context, platform Platform) ([]Bina
 		r, err := p.compile(ctx, m, commands, platform, out, false)
 		if err != nil {
 			return nil, nil, err
+		}
+		if bytes.Contains(r.Stderr, []byte("unsupported GOOS/GOARCH pair")) {
+			return nil, nil, fault.Usagef("`go tool dist list` lists the platforms that Go builds for.", "platforms: Go %s does not build for %s", p.Plan.BuildRelease, platform)
 		}
 		if r.ExitCode != 0 {
 			return nil, []Failure{p.buildFailure(ctx, m, commands, platform, r)}, nil
@@ -152,8 +162,8 @@ func (p *Pipeline) compile(ctx context.Context, m Module, commands []Command, pl
 		args = append(args, "-ldflags="+flags)
 	}
 	var outputs []string
+	args = append(args, packagesOf(commands)...)
 	for _, c := range commands {
-		args = append(args, c.Package)
 		outputs = append(outputs, c.Name+platform.exe())
 	}
 	name := "go build (" + platform.String() + ")"
@@ -164,6 +174,14 @@ func (p *Pipeline) compile(ctx context.Context, m Module, commands []Command, pl
 		Name: name, Toolchain: p.Plan.BuildRelease, Dir: m.Dir, Args: args, Env: append(p.Plan.env(), platform.env()...), CGO: p.Config.CGO,
 		Outputs: outputs, OutputDir: out, Relocate: relocate, Keep: !relocate,
 	})
+}
+
+func packagesOf(commands []Command) []string {
+	var all []string
+	for _, c := range commands {
+		all = append(all, c.Package)
+	}
+	return all
 }
 
 // linkerFlags are those of the configuration, and -s -w where stripping after linking is not possible.
@@ -199,22 +217,29 @@ func (p *Pipeline) buildFailure(ctx context.Context, m Module, commands []Comman
 	if p.Config.CGO {
 		return f
 	}
-	users, err := p.cgoUsers(ctx, m, commands, platform)
-	if err == nil && len(users) > 0 {
-		f.What = "cgo is off, and " + shorten(users, 3) + " needs it"
+	if why := p.cgoMissing(ctx, m, packagesOf(commands), platform.env()); why != "" {
+		f.What = why
 		f.Next = "Use a package without cgo, or build with --cgo (for this machine's platform, on a base image with a C library)."
 	}
 	return f
 }
 
-// cgoUsers lists the packages outside of the standard library that use cgo.
-func (p *Pipeline) cgoUsers(ctx context.Context, m Module, commands []Command, platform Platform) ([]string, error) {
-	args := append([]string{"go", "list", "-e", "-deps", "-f", "{{if and .CgoFiles (not .Standard)}}{{.ImportPath}}{{end}}"}, tagFlags(p.Config.Tags)...)
-	for _, c := range commands {
-		args = append(args, c.Package)
+// cgoMissing says which packages need cgo, of all that the named ones are built from. It is asked where
+// cgo is off and something could not be built.
+func (p *Pipeline) cgoMissing(ctx context.Context, m Module, packages, env []string) string {
+	users, err := p.cgoUsers(ctx, m, packages, env)
+	if err != nil || len(users) == 0 {
+		return ""
 	}
+	return "cgo is off, and " + shorten(users, 3) + " needs it"
+}
+
+// cgoUsers lists the packages outside of the standard library that use cgo.
+func (p *Pipeline) cgoUsers(ctx context.Context, m Module, packages, env []string) ([]string, error) {
+	args := append([]string{"go", "list", "-e", "-deps", "-f", "{{if and .CgoFiles (not .Standard)}}{{.ImportPath}}{{end}}"}, tagFlags(p.Config.Tags)...)
+	args = append(args, packages...)
 	r, err := p.engine.Run(ctx, engine.Command{
-		Name: "go list (cgo)", Toolchain: p.Plan.BuildRelease, Dir: m.Dir, Args: args, CGO: true, Env: append(p.Plan.env(), platform.env()...),
+		Name: "go list (cgo)", Toolchain: p.Plan.BuildRelease, Dir: m.Dir, Args: args, CGO: true, Env: append(p.Plan.env(), env...),
 	})
 	if err != nil {
 		return nil, err
@@ -243,7 +268,7 @@ func (p *Pipeline) finishBinary(ctx context.Context, c Command, platform Platfor
 		return nil, nil, p.dist.error(err)
 	}
 	if platform.elf() {
-		if err := stripFile(p.path(b.Path), p.path(b.Full)); err != nil {
+		if err := p.strip(p.path(b.Path), p.path(b.Full)); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -293,7 +318,7 @@ func (p *Pipeline) readBack(ctx context.Context, c Command, b *Binary) (*Failure
 	if !content.Dynamic || p.Config.CGO && p.Config.Base != "scratch" || b.platform.OS != "linux" {
 		return nil, nil
 	}
-	users, err := p.cgoUsers(ctx, p.Plan.module(c.Module), []Command{c}, b.platform)
+	users, err := p.cgoUsers(ctx, p.Plan.module(c.Module), []string{c.Package}, b.platform.env())
 	if err != nil {
 		return nil, err
 	}
@@ -339,7 +364,7 @@ func readContent(name string) (*binary.Content, error) {
 	return binary.Read(f, size)
 }
 
-func stripFile(to, from string) error {
+func (p *Pipeline) strip(to, from string) error {
 	r, size, err := openSized(from)
 	if err != nil {
 		return err
@@ -350,7 +375,11 @@ func stripFile(to, from string) error {
 		return err
 	}
 	err = binary.Strip(w, r, size)
-	if err = errors.Join(err, w.Chmod(0o755), w.Close()); err != nil {
+	err = errors.Join(err, w.Chmod(0o755), w.Close())
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.dist.error(err)
+	}
+	if err != nil {
 		return fmt.Errorf("strip %s: %w", filepath.Base(from), err)
 	}
 	return nil
@@ -365,51 +394,6 @@ func hashFile(name string) (string, int64, error) {
 	h := sha256.New()
 	n, err := io.Copy(h, f)
 	return hex.EncodeToString(h.Sum(nil)), n, err
-}
-
-// writeArchives packs the binaries of each platform with licence and read-me files, and writes
-// SHA256SUMS over binaries and archives.
-func (p *Pipeline) writeArchives(binaries []Binary) error {
-	var documents []string
-	for _, f := range p.engine.Source().Files {
-		upper := strings.ToUpper(f.Name)
-		if f.Link == "" && !strings.Contains(f.Name, "/") && (strings.HasPrefix(upper, "LICENSE") || strings.HasPrefix(upper, "LICENCE") || strings.HasPrefix(upper, "README") || strings.HasPrefix(upper, "NOTICE")) {
-			documents = append(documents, f.Name)
-		}
-	}
-	sums := map[string]string{}
-	for _, platform := range p.Plan.Platforms {
-		name := p.Plan.Name + "_" + platform.dirName()
-		var entries []oci.Entry
-		for _, b := range binaries {
-			if b.platform == platform {
-				entries = append(entries, oci.Entry{Path: b.Name + platform.exe(), Mode: 0o755, File: p.path(b.Path)})
-				sums[b.Path] = b.SHA256
-			}
-		}
-		for _, d := range documents {
-			text, err := fs.ReadFile(p.engine.Source().FS, d)
-			if err != nil {
-				return err
-			}
-			entries = append(entries, oci.Entry{Path: d, Mode: 0o644, Data: text})
-		}
-		write := oci.WriteTarGz
-		archive := name + ".tar.gz"
-		if platform.OS == "windows" {
-			write, archive = oci.WriteZip, name+".zip"
-		}
-		written, err := write(p.path(archive), entries, p.sourceTime())
-		if err != nil {
-			return p.dist.error(err)
-		}
-		sums[archive] = written.SHA256
-	}
-	var text strings.Builder
-	for _, name := range sortedKeys(sums) {
-		fmt.Fprintf(&text, "%s  %s\n", sums[name], name)
-	}
-	return p.writeFile("SHA256SUMS", []byte(text.String()))
 }
 
 // sourceTime is the one time that outputs carry.

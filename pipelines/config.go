@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/oci"
 )
 
 // ConfigFile is the name of the optional configuration file in the root of a source tree.
@@ -143,7 +146,7 @@ func ParseConfig(name string, text []byte) (Config, error) {
 		err = doc.Decode(&c)
 	}
 	if e, ok := errors.AsType[*yaml.TypeError](err); ok {
-		err = errors.New(strings.ReplaceAll(strings.Join(e.Errors, "; "), "into time.Duration", "as a duration such as 30s"))
+		err = errors.New(wrongType(e.Errors[0]))
 	}
 	if err == nil {
 		return c, nil
@@ -151,7 +154,29 @@ func ParseConfig(name string, text []byte) (Config, error) {
 	if _, ok := errors.AsType[*fault.Error](err); ok {
 		return c, err
 	}
-	return c, fault.Usagef("docs/architecture.md describes the keys of slipway.yaml.", "%s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
+	return c, fault.Usagef("docs/architecture.md describes the keys of slipway.yaml.", "%s:%s", name, yamlLine.ReplaceAllString(err.Error(), "$1: "))
+}
+
+var (
+	yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
+	yamlType = regexp.MustCompile("cannot unmarshal !!\\w+(?: `(.*)`)? into (.*)$")
+)
+
+// wrongType turns the yaml package's words for a value of a wrong type into ours.
+func wrongType(text string) string {
+	m := yamlType.FindStringSubmatch(text)
+	if m == nil {
+		return text
+	}
+	what := "this"
+	if m[1] != "" {
+		what = strconv.Quote(m[1])
+	}
+	wanted := map[string]string{
+		"int": "a number", "bool": "true or false", "time.Duration": "a duration such as 30s", "[]string": "a list such as [a, b]", "map[string]string": "a mapping such as {a: b}",
+		"string": "a text",
+	}[m[2]]
+	return strings.TrimSuffix(text, m[0]) + what + " is not " + cmp.Or(wanted, "what belongs here")
 }
 
 // knownKeys checks the keys of every mapping that is decoded into a struct.
@@ -203,6 +228,9 @@ func (c Config) withDefaults() (Config, error) {
 		c.Packages = []string{"./..."}
 	}
 	c.Shuffle = cmp.Or(c.Shuffle, "off")
+	if _, err := strconv.ParseInt(c.Shuffle, 10, 64); err != nil && c.Shuffle != "off" && c.Shuffle != "on" {
+		return c, fault.Usagef("A number is the seed of an order.", "shuffle: %q is not off, on or a number", c.Shuffle)
+	}
 	c.Timeout = cmp.Or(c.Timeout, 10*time.Minute)
 	if len(c.VetChecks) == 0 {
 		c.VetChecks = slices.Clone(vetChecks)
@@ -213,6 +241,14 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	c.Base = cmp.Or(c.Base, "scratch")
+	if err := oci.CheckBase(c.Base); err != nil {
+		return c, fault.Usagef("Write it as scratch, oci:DIR, or a reference such as gcr.io/distroless/static-debian12:nonroot.", "base: %v", err)
+	}
+	for _, to := range c.To {
+		if err := oci.CheckTarget(to); err != nil {
+			return c, fault.Usagef(nextTarget, "to: %v", err)
+		}
+	}
 	c.User = cmp.Or(c.User, "65532:65532")
 	scratch := c.Base == "scratch"
 	for _, b := range []**bool{&c.Certificates, &c.Accounts, &c.Tmp} {

@@ -111,8 +111,8 @@ func (r *ImageResult) summary() string {
 
 // checkImage finds what is wrong with the configuration of the image before anything is built.
 func (p *Pipeline) checkImage() error {
-	if len(p.Plan.Commands) == 0 {
-		return nil // Build says so
+	if err := p.checkCommands(); err != nil {
+		return err
 	}
 	if len(p.imagePlatforms()) == 0 {
 		return fault.Usagef("Add one such as linux/amd64 to --platforms, or stop after `slipway verify`.", "images are for Linux, and none of the platforms is")
@@ -161,33 +161,24 @@ func (p *Pipeline) assemble(ctx context.Context, result *ImageResult, progress f
 		return err
 	}
 	spec := oci.Spec{Created: p.sourceTime(), RefName: p.Plan.Name, Annotations: p.labels(result)}
-	for _, platform := range p.imagePlatforms() {
-		img := oci.ImageSpec{Platform: platform.String(), Layers: slices.Clone(common), Annotations: p.labels(result)}
-		if img.Base, err = base.Image(ctx, platform.String()); err != nil {
+	platforms := p.imagePlatforms()
+	spec.Images = make([]oci.ImageSpec, len(platforms))
+	err = p.parallel(ctx, len(platforms), func(ctx context.Context, i int) error {
+		lower, err := base.Image(ctx, platforms[i].String())
+		if err != nil {
 			return baseError(err)
 		}
-		var entries []oci.Entry
-		for _, b := range p.build.Binaries {
-			if b.platform == platform {
-				entries = append(entries, oci.Entry{Path: path.Join(binDir, b.Name), Mode: 0o755, File: p.path(b.Path)})
-			}
-		}
-		progress("layer of " + platform.String())
-		commands, err := oci.WriteLayer(layout, "commands", entries, p.sourceTime())
+		layer, err := p.commandLayer(layout, platforms[i])
 		if err != nil {
-			return p.dist.error(err)
+			return err
 		}
-		img.Layers = append(img.Layers, commands)
-		img.Config = oci.Config{
-			User: p.Config.User, Entrypoint: []string{"/" + path.Join(binDir, entrypoint)}, Cmd: p.Config.Args, ExposedPorts: p.Config.Ports, Labels: p.labels(result),
+		spec.Images[i] = oci.ImageSpec{
+			Platform: platforms[i].String(), Base: lower, Layers: append(slices.Clone(common), layer), Annotations: spec.Annotations, Config: p.imageConfig(entrypoint, spec.Annotations),
 		}
-		if p.Config.Base == oci.Scratch {
-			img.Config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-		}
-		for _, k := range sortedKeys(p.Config.Env) {
-			img.Config.Env = append(img.Config.Env, k+"="+p.Config.Env[k])
-		}
-		spec.Images = append(spec.Images, img)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	progress("assembling")
 	index, err := oci.Assemble(ctx, layout, spec)
@@ -203,6 +194,32 @@ func (p *Pipeline) assemble(ctx context.Context, result *ImageResult, progress f
 		result.Platforms = append(result.Platforms, m)
 	}
 	return nil
+}
+
+// commandLayer writes the layer with the commands for a platform.
+func (p *Pipeline) commandLayer(layout string, platform Platform) (*oci.Layer, error) {
+	var entries []oci.Entry
+	for _, b := range p.build.Binaries {
+		if b.platform == platform {
+			entries = append(entries, oci.Entry{Path: path.Join(binDir, b.Name), Mode: 0o755, File: p.path(b.Path)})
+		}
+	}
+	layer, err := oci.WriteLayer(layout, "commands", entries, p.sourceTime())
+	if err != nil {
+		return nil, p.dist.error(err)
+	}
+	return layer, nil
+}
+
+func (p *Pipeline) imageConfig(entrypoint string, labels map[string]string) oci.Config {
+	c := oci.Config{User: p.Config.User, Entrypoint: []string{"/" + path.Join(binDir, entrypoint)}, Cmd: p.Config.Args, ExposedPorts: p.Config.Ports, Labels: labels}
+	if p.Config.Base == oci.Scratch {
+		c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	}
+	for _, k := range sortedKeys(p.Config.Env) {
+		c.Env = append(c.Env, k+"="+p.Config.Env[k])
+	}
+	return c
 }
 
 // base finds the base image and pins it in the lock file. What lies on disk is not pinned: it is itself
@@ -231,16 +248,23 @@ func (p *Pipeline) LockBase(ctx context.Context) error {
 }
 
 func baseError(err error) error {
-	if _, ok := errors.AsType[*oci.PlatformError](err); ok {
-		return &fault.Error{Kind: fault.Usage, What: "base", Next: "Choose another base image, or leave the platform out.", Err: err}
+	e := &fault.Error{Kind: fault.Environment, Err: err}
+	var platform *oci.PlatformError
+	var pin *oci.PinError
+	var fetch *oci.FetchError
+	switch {
+	case errors.As(err, &platform):
+		e.Kind, e.Next = fault.Usage, "Choose another base image, or leave the platform out."
+	case errors.As(err, &pin):
+		e.Next = "If the change is known and wanted, `slipway lock --update` pins what is there now."
+	case errors.As(err, &fetch) && strings.HasPrefix(fetch.Ref, "oci:"):
+		e.Kind, e.Next = fault.Usage, "Name the directory of an OCI layout with one image or index, as `slipway publish --to=oci:DIR` or `skopeo copy` make it."
+	case errors.As(err, &fetch):
+		e.Next = "Check the reference, the network and the credentials (docker login); --base=scratch and --base=oci:DIR need no registry."
+	default:
+		return err
 	}
-	if _, ok := errors.AsType[*oci.PinError](err); ok {
-		return &fault.Error{Kind: fault.Environment, What: "base", Next: "If the change is known and wanted, `slipway lock --update` pins what is there now.", Err: err}
-	}
-	if _, ok := errors.AsType[*oci.FetchError](err); ok {
-		return &fault.Error{Kind: fault.Environment, What: "base", Next: "Check the reference, the network and the credentials (docker login); --base=scratch and --base=oci:DIR need no registry.", Err: err}
-	}
-	return err
+	return e
 }
 
 // shownBase is the base image as records and labels name it: the place of a layout on disk is of this

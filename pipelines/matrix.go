@@ -40,7 +40,7 @@ func (p *Plan) makeMatrix(ctx context.Context, e engine.Engine, requests []strin
 				}
 			}
 			if exact = newest(known, key); exact == "" {
-				return fault.Usagef("`go list -m -versions go` lists the releases that exist.", "go-versions: there is no release of Go %s", key)
+				return noRelease(key)
 			}
 			l.Go[key] = exact
 		}
@@ -56,6 +56,10 @@ func (p *Plan) makeMatrix(ctx context.Context, e engine.Engine, requests []strin
 	}
 	p.BuildRelease = p.Releases[len(p.Releases)-1].Exact
 	return nil
+}
+
+func noRelease(key string) error {
+	return fault.Usagef("`go list -m -versions go` lists the releases that exist.", "go-versions: there is no release of Go %s", key)
 }
 
 // minimum is the oldest release that every module of the plan allows and slipway supports.

@@ -226,6 +226,9 @@ func (p *Pipeline) note(stage, format string, a ...any) {
 
 // All runs every stage until one has a bad verdict, which is in the record.
 func (p *Pipeline) All(ctx context.Context) error {
+	if err := p.checkImage(); err != nil {
+		return err
+	}
 	vet, err := p.Vet(ctx)
 	if err != nil {
 		return err

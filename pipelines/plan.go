@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/version"
 	"io"
 	"io/fs"
 	"path"
@@ -122,10 +123,19 @@ func makePlan(ctx context.Context, e engine.Engine, c Config, l *Lock) (*Plan, e
 	if err := p.makeMatrix(ctx, e, c.GoVersions, l); err != nil {
 		return nil, err
 	}
+	for _, x := range p.Platforms {
+		if x.Arch == "arm64" && x.Variant != "" && version.Compare("go"+p.BuildRelease, "go1.23") < 0 {
+			return nil, fault.Usagef("Build with Go 1.23 or newer, or for linux/arm64.", "platforms: Go %s cannot build for %s: it knows no variants of arm64", p.BuildRelease, x)
+		}
+	}
 	used := map[string]bool{}
 	for i, r := range p.Releases {
 		t, err := e.Toolchain(ctx, r.Exact, l.Toolchains[r.Exact])
 		if err != nil {
+			// Proxies differ in what they say of what does not exist. The list of releases is clear.
+			if known, listErr := listReleases(ctx, e); listErr == nil && !slices.Contains(known, r.Exact) {
+				return nil, noRelease(r.Exact)
+			}
 			return nil, err
 		}
 		l.setToolchain(r.Exact, t.Platform, t.Checksum)

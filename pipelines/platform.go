@@ -2,6 +2,7 @@ package pipelines
 
 import (
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/slipway-ci/slipway/pipelines/fault"
@@ -41,6 +42,10 @@ func ParsePlatform(s string) (Platform, error) {
 	}
 	if v := p.Variant; v != "" && (v[0] != 'v' || len(v) < 2) && strings.HasPrefix(p.variable(), "GOA") {
 		return Platform{}, fault.Usagef("Write it like linux/arm/v7.", "platform %q: %q is not a variant of %s", s, v, p.Arch)
+	}
+	known := map[string][]string{"arm": {"v5", "v6", "v7"}, "amd64": {"v2", "v3", "v4"}}[p.Arch]
+	if p.Variant != "" && known != nil && !slices.Contains(known, p.Variant) {
+		return Platform{}, fault.Usagef("There are: "+strings.Join(known, ", ")+".", "platform %q: %q is not a variant of %s", s, p.Variant, p.Arch)
 	}
 	return p, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"strings"
 
@@ -95,15 +96,24 @@ func shownTarget(to string) string {
 
 func lastElement(path string) string { return path[strings.LastIndexAny(path, `/\:`)+1:] }
 
+const nextTarget = "Write it as a reference such as registry.example/team/app:1.4.2, oci:DIR, tar:FILE or embedded."
+
 func pushError(to string, err error) error {
-	next := "The image is complete in the output directory of the next successful run; check the registry and publish again."
-	kind := fault.Environment
-	if _, ok := errors.AsType[*oci.RefusedError](err); ok {
-		next = "Log in (docker login, or --username with --password=env:NAME), and check that the user may push there."
-	} else if _, ok := errors.AsType[*oci.PushError](err); !ok {
-		if _, ok := errors.AsType[*oci.DigestError](err); !ok {
-			kind, next = fault.Usage, "Write --to as a reference such as registry.example/team/app:1.4.2, oci:DIR, tar:FILE or embedded."
-		}
+	e := &fault.Error{Kind: fault.Environment, What: "publish to " + to, Next: "Check that the registry can be reached, and run the same command again.", Err: err}
+	var refused *oci.RefusedError
+	var push *oci.PushError
+	var digest *oci.DigestError
+	var path *fs.PathError
+	switch {
+	case errors.As(err, &refused):
+		e.Next = "Log in (docker login, or --username with --password=env:NAME), and check that the user may push there."
+	case errors.As(err, &push):
+		e.What = "" // the error names the registry
+	case errors.As(err, &digest):
+	case errors.As(err, &path):
+		e.Next = "Check that the directory can be written and that its disk has space."
+	default:
+		e.Kind, e.Next = fault.Usage, "Choose another place. "+nextTarget
 	}
-	return &fault.Error{Kind: kind, What: "publish to " + to, Next: next, Err: err}
+	return e
 }

@@ -206,6 +206,9 @@ func (t *trial) all(ctx context.Context) error {
 // start starts the image and returns it with what closes it and keeps its output.
 func (t *trial) start(ctx context.Context, args []string) (engine.Process, func(), error) {
 	process, err := t.p.engine.Start(ctx, t.container(args))
+	if errors.Is(err, syscall.ENOSPC) {
+		return nil, nil, fault.Environmentf(err, "Free some space there, or set TMPDIR to a directory with more.", "smoke run")
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -170,6 +170,14 @@ func (p *Pipeline) testLeg(ctx context.Context, release string, m Module, patter
 	}
 	report.AddBuildErrors(r.Stderr)
 	leg.Packages = report.Packages
+	for i := range leg.Packages {
+		// Where the copy of the source lies is nobody's business.
+		pkg := &leg.Packages[i]
+		pkg.Output = p.explain(ctx, m, []string{pkg.Path}, strings.ReplaceAll(pkg.Output, r.Dir, "."))
+		for j := range pkg.Tests {
+			pkg.Tests[j].Output = strings.ReplaceAll(pkg.Tests[j].Output, r.Dir, ".")
+		}
+	}
 	for _, pkg := range leg.Packages {
 		for _, t := range pkg.Tests {
 			switch t.Result {
@@ -186,7 +194,8 @@ func (p *Pipeline) testLeg(ctx context.Context, release string, m Module, patter
 		}
 	}
 	if r.ExitCode != 0 && leg.Verdict == Passed {
-		leg.Verdict, leg.Message = Failed, cmp.Or(lastLines(append(report.Stray, r.Stderr...), 20), fmt.Sprintf("go test ended with exit code %d", r.ExitCode))
+		text := lastLines(append(report.Stray, r.Stderr...), 20)
+		leg.Verdict, leg.Message = Failed, p.explain(ctx, m, patterns, cmp.Or(text, fmt.Sprintf("go test ended with exit code %d", r.ExitCode)))
 		if p.Config.Race && strings.Contains(leg.Message, "C compiler") {
 			return nil, nil, fault.Environmentf(fmt.Errorf("%s", leg.Message), "The race detector needs a C compiler: install gcc, or test without --race.", "go test -race under Go %s", release)
 		}

@@ -148,7 +148,7 @@ func (p *Pipeline) examine(b *Binary) (*Evidence, []string, error) {
 		problems = append(problems, "strip changed what is loaded: "+d.String())
 	}
 	again := filepath.Join(p.dist.temp, "again-"+strings.ReplaceAll(b.Path, "/", "-"))
-	if err := stripFile(again, p.path(b.Path)); err != nil {
+	if err := p.strip(again, p.path(b.Path)); err != nil {
 		return nil, nil, err
 	}
 	defer os.Remove(again)

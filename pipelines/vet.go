@@ -192,11 +192,23 @@ func (v *vetting) vet(ctx context.Context, release string) ([]Finding, error) {
 		}
 		found := parsePositions("vet", release, m.Dir, append(r.Stderr, r.Stdout...))
 		if r.ExitCode != 0 && len(found) == 0 {
-			found = []Finding{{Check: "vet", Releases: []string{release}, File: modFileName(m), Message: lastLines(r.Stderr, 5)}}
+			text := v.p.explain(ctx, m, patterns, lastLines(r.Stderr, 5))
+			found = []Finding{{Check: "vet", Releases: []string{release}, File: modFileName(m), Message: text}}
 		}
 		all = append(all, found...)
 	}
 	return all, nil
+}
+
+// explain puts before what the go command says that packages need cgo, where that is behind it.
+func (p *Pipeline) explain(ctx context.Context, m Module, packages []string, text string) string {
+	if p.Config.CGO || !strings.Contains(text, "build constraints exclude all Go files") {
+		return text
+	}
+	if why := p.cgoMissing(ctx, m, packages, nil); why != "" {
+		return why + "; --cgo switches it on\n" + text
+	}
+	return text
 }
 
 // gofmt checks the Go files that belong to packages: not those of testdata and vendor.

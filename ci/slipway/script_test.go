@@ -1,14 +1,12 @@
 package main
 
 import (
-	"context"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -18,18 +16,26 @@ import (
 var update = flag.Bool("update", false, "rewrite what the scripts compare with")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"slipway": func() {
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-		},
-	})
+	testscript.Main(m, map[string]func(){"slipway": main, "interrupt": interrupt, "nobody": nobody})
 }
 
-// TestScripts runs the scripts in testdata/script, which show how the command line behaves. `exits CODE
-// COMMAND ARG...` runs a command that must end with that code; `fixture NAME` copies testdata/NAME of the
-// repository into the working directory.
+// TestScripts runs the scripts in testdata/script, which show how the command line behaves. Beside the
+// commands of testscript they have:
+//
+//	exits CODE PROGRAM ARG...     the program must end with that code
+//	fixture NAME                  copies testdata/NAME of the repository into the working directory
+//	locked                        writes a slipway.lock that pins the releases which the scripts use
+//	remember PATH...              notes all that is there, times of change included ...
+//	unchanged PATH...             ... which must not have changed since
+//	value VARIABLE FILE KEY...    sets a variable to what stands in a JSON file at a key such as image.digest
+//	[!] equal A B                 compares two words
+//	[!] found TEXT PATH...        looks for a text in files, in compressed ones too
+//	registry [refuse|dies|USER]   starts a registry, whose address is $REGISTRY (see there)
+//	tag VARIABLE REFERENCE        sets a variable to the digest that a tag in a registry has, or to "none"
+//	disk SIZE PATH                mounts an empty file system of that size
+//
+// and the programs slipway, interrupt and nobody (see there). The conditions are [root] and [mount]: whether
+// it is root who runs this, and whether file systems can be mounted.
 func TestScripts(t *testing.T) {
 	env := goEnv(t)
 	// One cache for all scripts: what a toolchain's files hash to is found out once.
@@ -43,12 +49,18 @@ func TestScripts(t *testing.T) {
 			e.Vars = append(e.Vars, env...)
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "fixture": fixture},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits, "fixture": fixture, "locked": locked(env), "remember": remember, "unchanged": unchanged,
+			"value": value, "equal": equal, "found": found, "registry": startRegistry, "tag": tagDigest, "disk": disk,
+		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "root" {
+			switch cond {
+			case "root":
 				return os.Getuid() == 0, nil
+			case "mount":
+				return canMount(), nil
 			}
-			return false, nil
+			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 	})
 }
@@ -63,6 +75,11 @@ func goEnv(t *testing.T) []string {
 	var env []string
 	for i, name := range names {
 		env = append(env, name+"="+values[i])
+	}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
 	}
 	return env
 }

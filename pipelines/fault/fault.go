@@ -24,7 +24,7 @@ const (
 // returns a result that says so, not an Error.
 type Error struct {
 	Kind Kind
-	// What failed, in a few words that name the thing.
+	// What failed, in a few words that name the thing. Empty if Err does.
 	What string
 	// Next is what to do about it.
 	Next string
@@ -34,8 +34,11 @@ type Error struct {
 
 func (e *Error) Error() string {
 	s := e.What
+	if e.Err != nil && s != "" {
+		s += ": "
+	}
 	if e.Err != nil {
-		s += ": " + e.Err.Error()
+		s += e.Err.Error()
 	}
 	if e.Next != "" {
 		s += "\n  " + e.Next

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -65,11 +66,13 @@ func Open(ctx context.Context, dir string, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, fault.Environmentf(err, "", "source %s", dir)
 	}
-	if dir, err = filepath.EvalSymlinks(dir); errors.Is(err, fs.ErrNotExist) {
+	real, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, fault.Usagef("Give the directory of a Go module with --source.", "source %s does not exist", dir)
 	} else if err != nil {
-		return nil, fault.Environmentf(err, "", "source")
+		return nil, fault.Environmentf(err, "", "source %s", dir)
 	}
+	dir = real
 	if i, err := os.Stat(dir); err != nil || !i.IsDir() {
 		return nil, fault.Usagef("Give the directory of a Go module with --source.", "source %s is not a directory", dir)
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
@@ -77,7 +78,7 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 	killGroup(cmd) // what a cancelled command or a test left running
 	r := &engine.Result{
 		Stdout:   stdout.Bytes(),
-		Stderr:   stderr.Bytes(),
+		Stderr:   bytes.ReplaceAll(stderr.Bytes(), []byte(root), []byte(".")), // where the copy lies is nobody's business
 		Dir:      root,
 		Duration: time.Since(start),
 	}
@@ -103,6 +104,10 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 	}
 	if x, ok := errors.AsType[*exec.ExitError](err); ok {
 		r.ExitCode = exitCode(x)
+		// Standard error is the go command's own: what tests print comes on standard output.
+		if bytes.Contains(r.Stderr, []byte(syscall.ENOSPC.Error())) {
+			return r, fault.Environmentf(errors.New(lastLines(r.Stderr, 3)), "Free some space there. `go clean -cache` empties the build cache, SLIPWAY_CACHE moves slipway's.", "%s", c.Name)
+		}
 		return r, nil
 	}
 	if errors.Is(err, exec.ErrWaitDelay) {

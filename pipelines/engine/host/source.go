@@ -19,7 +19,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
@@ -36,10 +35,7 @@ func readSource(ctx context.Context, dir string, exclude []string) (engine.Sourc
 		return slices.ContainsFunc(exclude, func(x string) bool { return name == x || strings.HasPrefix(name, x+"/") })
 	}
 	if inGit(dir) {
-		names, err = gitFiles(ctx, dir)
-		if err == nil {
-			err = gitCommit(ctx, dir, excluded, &s)
-		}
+		names, err = gitSource(ctx, dir, excluded, &s)
 	} else {
 		names, err = walkFiles(dir)
 	}
@@ -55,7 +51,7 @@ func readSource(ctx context.Context, dir string, exclude []string) (engine.Sourc
 	}
 	names = slices.DeleteFunc(names, excluded)
 	slices.Sort(names)
-	names = slices.Compact(names)
+	names = belowDirectories(dir, slices.Compact(names))
 
 	files := make([]engine.File, len(names))
 	g, _ := errgroup.WithContext(ctx)
@@ -75,6 +71,24 @@ func readSource(ctx context.Context, dir string, exclude []string) (engine.Sourc
 	return s, ctx.Err()
 }
 
+// belowDirectories drops names that lie below something that is no directory any more: git's index has
+// them still, but what is there now is a file, or a link to a directory that has files of those names.
+func belowDirectories(dir string, names []string) []string {
+	known := map[string]bool{".": true}
+	var isDir func(name string) bool
+	isDir = func(name string) bool {
+		is, ok := known[name]
+		if !ok {
+			i, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(name)))
+			// One that may not be looked at fails when its files are read.
+			is = isDir(path.Dir(name)) && (err == nil && i.IsDir() || errors.Is(err, fs.ErrPermission))
+			known[name] = is
+		}
+		return is
+	}
+	return slices.DeleteFunc(names, func(name string) bool { return !isDir(path.Dir(name)) })
+}
+
 func readFile(dir, name string) (engine.File, error) {
 	file := filepath.Join(dir, filepath.FromSlash(name))
 	i, err := os.Lstat(file)
@@ -92,8 +106,7 @@ func readFile(dir, name string) (engine.File, error) {
 			return f, unreadable(name, err)
 		}
 		f.Link, f.Executable = filepath.ToSlash(link), false
-		target := path.Join(path.Dir(name), f.Link)
-		if path.IsAbs(f.Link) || filepath.IsAbs(link) || target == ".." || strings.HasPrefix(target, "../") {
+		if leadsOut(dir, name) {
 			return f, fault.Usagef("Its target is not part of the source, so no other machine has it. Commit the file itself, or remove the link.",
 				"source: the symbolic link %q leads out of the tree (to %q)", name, link)
 		}
@@ -114,6 +127,37 @@ func readFile(dir, name string) (engine.File, error) {
 	return f, nil
 }
 
+// leadsOut tells whether a name leads out of the tree when all links in it are followed.
+func leadsOut(dir, name string) bool {
+	rest := strings.Split(name, "/")
+	at := "."
+	for links := 0; len(rest) > 0 && links < 100; {
+		var e string
+		e, rest = rest[0], rest[1:]
+		switch e {
+		case "", ".":
+			continue
+		case "..":
+			if at == "." {
+				return true
+			}
+			at = path.Dir(at)
+			continue
+		}
+		at = path.Join(at, e)
+		link, err := os.Readlink(filepath.Join(dir, filepath.FromSlash(at)))
+		if err != nil {
+			continue // no link, or nothing at all
+		}
+		if filepath.IsAbs(link) || path.IsAbs(filepath.ToSlash(link)) {
+			return true
+		}
+		links++
+		at, rest = path.Dir(at), append(strings.Split(filepath.ToSlash(link), "/"), rest...)
+	}
+	return false
+}
+
 func unreadable(name string, err error) error {
 	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		err = p.Err
@@ -125,8 +169,7 @@ func unreadable(name string, err error) error {
 // walkFiles lists the files of a tree without version control, less those that its .gitignore files name.
 func walkFiles(dir string) ([]string, error) {
 	var names []string
-	var patterns []gitignore.Pattern
-	matcher := gitignore.NewMatcher(nil)
+	var ignored ignores
 	err := filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
 		rel, relErr := filepath.Rel(dir, file)
 		if err == nil {
@@ -136,8 +179,7 @@ func walkFiles(dir string) ([]string, error) {
 		if err != nil {
 			return unreadable(name, err)
 		}
-		parts := strings.Split(name, "/")
-		if name != "." && (d.Name() == ".git" || matcher.Match(parts, d.IsDir())) {
+		if name != "." && (d.Name() == ".git" || ignored.match(name, d.IsDir())) {
 			if d.IsDir() {
 				return filepath.SkipDir
 			}
@@ -148,23 +190,16 @@ func walkFiles(dir string) ([]string, error) {
 			return nil
 		}
 		// WalkDir is lexical, so a directory's .gitignore is read before anything that it rules on.
-		text, err := os.ReadFile(filepath.Join(file, ".gitignore"))
-		if errors.Is(err, fs.ErrNotExist) {
+		// As git does, do not follow a link.
+		file = filepath.Join(file, ".gitignore")
+		if i, err := os.Lstat(file); err != nil || !i.Mode().IsRegular() {
 			return nil
-		} else if err != nil {
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
 			return unreadable(path.Join(name, ".gitignore"), err)
 		}
-		var domain []string
-		if name != "." {
-			domain = parts
-		}
-		for line := range strings.Lines(string(text)) {
-			line = strings.TrimRight(line, "\r\n")
-			if strings.TrimSpace(line) != "" && !strings.HasPrefix(line, "#") {
-				patterns = append(patterns, gitignore.ParsePattern(line, domain))
-			}
-		}
-		matcher = gitignore.NewMatcher(patterns)
+		ignored = ignored.add(name, string(text))
 		return nil
 	})
 	return names, err
@@ -184,48 +219,65 @@ func inGit(dir string) bool {
 	}
 }
 
-// gitFiles lists the files that git has in its index or would add, submodules included.
-func gitFiles(ctx context.Context, dir string) ([]string, error) {
-	others, err := git(ctx, dir, "ls-files", "-z", "--others", "--exclude-per-directory=.gitignore")
+// gitSource lists the files of a git work tree and sets commit, time and whether the tree differs from it.
+func gitSource(ctx context.Context, dir string, excluded func(string) bool, s *engine.Source) ([]string, error) {
+	staged, others, err := gitFiles(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
-	staged, err := git(ctx, dir, "ls-files", "-z", "--cached", "--stage")
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for name := range strings.SplitSeq(others, "\x00") {
-		// A name that ends in a slash is a repository of its own, which git would not commit.
-		if name != "" && !strings.HasSuffix(name, "/") {
-			names = append(names, name)
+	if len(staged)+len(others) == 0 {
+		if entries, err := os.ReadDir(dir); err == nil && slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() != ".git" }) {
+			return nil, fault.Usagef("Its repository ignores them: change .gitignore, or copy the source out of the repository.", "source: git would commit no file of %s", dir)
 		}
 	}
-	for entry := range strings.SplitSeq(staged, "\x00") {
+	// What git ignores on this machine only is part of the source, so git status is not asked about new files.
+	s.Dirty = slices.ContainsFunc(others, func(name string) bool { return !excluded(name) && name != "slipway.lock" })
+	return append(staged, others...), gitCommit(ctx, dir, excluded, s)
+}
+
+// gitFiles lists the files that git has in its index and those that it would add, submodules included.
+func gitFiles(ctx context.Context, dir string) (staged, others []string, err error) {
+	list, err := git(ctx, dir, "ls-files", "-z", "--others", "--exclude-per-directory=.gitignore")
+	if err != nil {
+		return nil, nil, err
+	}
+	for name := range strings.SplitSeq(list, "\x00") {
+		// A name that ends in a slash is a repository of its own, which git would not commit.
+		if name != "" && !strings.HasSuffix(name, "/") {
+			others = append(others, name)
+		}
+	}
+	if list, err = git(ctx, dir, "ls-files", "-z", "--cached", "--stage"); err != nil {
+		return nil, nil, err
+	}
+	for entry := range strings.SplitSeq(list, "\x00") {
 		mode, name, ok := strings.Cut(entry, "\t")
 		if !ok {
 			continue
 		}
 		if !strings.HasPrefix(mode, "160000 ") {
-			names = append(names, name)
+			staged = append(staged, name)
 			continue
 		}
 		sub := filepath.Join(dir, filepath.FromSlash(name))
 		if _, err := os.Lstat(filepath.Join(sub, ".git")); err != nil {
 			continue // a submodule that is not checked out is an empty directory everywhere
 		}
-		inner, err := gitFiles(ctx, sub)
+		innerStaged, innerOthers, err := gitFiles(ctx, sub)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		for _, n := range inner {
-			names = append(names, path.Join(name, n))
+		for _, n := range innerStaged {
+			staged = append(staged, path.Join(name, n))
+		}
+		for _, n := range innerOthers {
+			others = append(others, path.Join(name, n))
 		}
 	}
-	return names, nil
+	return staged, others, nil
 }
 
-// gitCommit sets the commit, its time, and whether the tree differs from it.
+// gitCommit sets the commit, its time, and whether a file of it was changed or removed.
 func gitCommit(ctx context.Context, dir string, excluded func(string) bool, s *engine.Source) error {
 	out, err := git(ctx, dir, "rev-parse", "--verify", "--quiet", "HEAD")
 	if err != nil || strings.TrimSpace(out) == "" {
@@ -245,7 +297,7 @@ func gitCommit(ctx context.Context, dir string, excluded func(string) bool, s *e
 	if err != nil {
 		return err
 	}
-	out, err = git(ctx, dir, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", ".")
+	out, err = git(ctx, dir, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=no", "--ignore-submodules=none", "--", ".")
 	if err != nil {
 		return err
 	}
@@ -269,11 +321,20 @@ func git(ctx context.Context, dir string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, append([]string{"-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false"}, args...)...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0")
+	// In a hook these name the repository that the hook is for.
+	cmd.Env = slices.DeleteFunc(cmd.Env, func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.Contains([]string{"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
+			"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_LITERAL_PATHSPECS", "GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS"}, name)
+	})
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fault.Environmentf(fmt.Errorf("%w: %s", err, lastLines(stderr.Bytes(), 3)), "The same command must work by hand in the source directory.", "git %s", strings.Join(args[:1], " "))
+		return "", fault.Environmentf(fmt.Errorf("%w: %s", err, lastLines(stderr.Bytes(), 3)), "The same command must work by hand in the source directory.", "git %s", args[0])
+	}
+	if bytes.Contains(stderr.Bytes(), []byte("could not open directory")) { // which git only warns of
+		return "", fault.Environmentf(errors.New(lastLines(stderr.Bytes(), 3)), "slipway reads every file that git would commit. Give yourself the right to read it, or list it in .gitignore.", "source")
 	}
 	return string(out), nil
 }

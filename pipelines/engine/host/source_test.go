@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,7 +48,7 @@ func TestSourceIsWhatGitWouldCommit(t *testing.T) {
 	git(t, dir, "config", "core.excludesFile", excludes)
 	write(t, filepath.Join(dir, ".git", "info", "exclude"), "info.txt\n")
 
-	s := open(t, dir).Source()
+	s := source(t, dir)
 	want := []string{".gitignore", "forced.log", "global.txt", "info.txt", "sub/.gitignore", "sub/build/file.txt", "sub/keep.log", "sub/tracked.txt", "tracked.go", "untracked.txt"}
 	assert.Equal(t, want, fileNames(s))
 	assert.Equal(t, want, sortedKeys(texts(t, s.FS)), "FS shows what Files lists")
@@ -58,28 +59,27 @@ func TestSourceIsWhatGitWouldCommit(t *testing.T) {
 
 func TestSourceHasStrangeNames(t *testing.T) {
 	files := map[string]string{
-		"with space.txt":    "1",
-		"tab\there":         "2",
-		"new\nline":         "3",
-		`quote".txt`:        "4",
-		"it's":              "5",
-		`back\slash`:        "6",
-		"ünïcode-日本.txt":    "7",
-		"-dash":             "8",
-		"d ir\n/in side":    "9",
-		"not-utf8-\xff\xfe": "10",
-		"#hash":             "11",
-		"!bang":             "12",
-		" leading":          "13",
-		"trailing ":         "14",
-		"star*":             "15",
-		":(glob)x":          "16",
+		"with space.txt": "1",
+		"tab\there":      "2",
+		"new\nline":      "3",
+		`quote".txt`:     "4",
+		"it's":           "5",
+		`back\slash`:     "6",
+		"ünïcode-日本.txt": "7",
+		"-dash":          "8",
+		"d ir\n/in side": "9",
+		"#hash":          "11",
+		"!bang":          "12",
+		" leading":       "13",
+		"trailing ":      "14",
+		"star*":          "15",
+		":(glob)x":       "16",
 	}
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux allows all of these names")
 	}
 	t.Run("without git", func(t *testing.T) {
-		s := open(t, writeTree(t, files)).Source()
+		s := source(t, writeTree(t, files))
 		assert.Equal(t, sortedKeys(files), fileNames(s))
 		assert.Equal(t, files, texts(t, s.FS))
 	})
@@ -87,20 +87,30 @@ func TestSourceHasStrangeNames(t *testing.T) {
 		needGit(t)
 		dir := writeTree(t, files)
 		git(t, dir, "init", "-q")
-		assert.Equal(t, files, texts(t, open(t, dir).Source().FS))
+		assert.Equal(t, files, texts(t, source(t, dir).FS))
 	})
 	t.Run("tracked", func(t *testing.T) {
-		s := open(t, repository(t, files)).Source()
+		s := source(t, repository(t, files))
 		assert.Equal(t, sortedKeys(files), fileNames(s))
 		assert.Equal(t, files, texts(t, s.FS))
 		assert.False(t, s.Dirty)
+	})
+	t.Run("not UTF-8", func(t *testing.T) {
+		want := []string{"a\xff", "a\xff\xfe/b", "a\xfe"}
+		slices.Sort(want)
+		dir := writeTree(t, map[string]string{want[0]: "1", want[1]: "2", want[2]: "3"})
+		assert.Equal(t, want, names(t, dir))
+		needGit(t)
+		git(t, dir, "init", "-q")
+		commit(t, dir)
+		assert.Equal(t, want, names(t, dir))
 	})
 	t.Run("in a subdirectory of the same kind", func(t *testing.T) {
 		inner := map[string]string{}
 		for name, text := range files {
 			inner["pre fix\n\"/"+name] = text
 		}
-		s := open(t, filepath.Join(repository(t, inner), "pre fix\n\"")).Source()
+		s := source(t, filepath.Join(repository(t, inner), "pre fix\n\""))
 		assert.Equal(t, files, texts(t, s.FS))
 		assert.False(t, s.Dirty)
 	})
@@ -119,7 +129,7 @@ func TestSourceSubmodules(t *testing.T) {
 	clone := filepath.Join(dir, "clone")
 	git(t, dir, "clone", "--quiet", lib, clone)
 
-	s := open(t, dir).Source()
+	s := source(t, dir)
 	assert.Equal(t, []string{".gitignore", ".gitmodules", "main.go", "third party/lib/.gitignore", "third party/lib/lib.go", "third party/lib/new.go"}, fileNames(s),
 		"the submodule's own .gitignore rules over it, not that of its parent")
 	assert.True(t, s.Dirty, "the submodule has a new file")
@@ -216,7 +226,7 @@ func TestSourceModes(t *testing.T) {
 				git(t, dir, "init", "-q")
 				commit(t, dir)
 			}
-			s := open(t, dir).Source()
+			s := source(t, dir)
 			got := map[string]string{}
 			for _, f := range s.Files {
 				i, err := fs.Lstat(s.FS, f.Name)
@@ -276,7 +286,7 @@ func TestSourceReplacedInWorkTree(t *testing.T) {
 		dir := repository(t, files)
 		require.NoError(t, os.RemoveAll(filepath.Join(dir, "d")))
 		write(t, filepath.Join(dir, "d"), "now a file")
-		s := open(t, dir).Source()
+		s := source(t, dir)
 		assert.Equal(t, map[string]string{"d": "now a file", "d-x": "6", "f": "3", "other/file": "4", "other/deep/file": "5"}, texts(t, s.FS))
 		assert.True(t, s.Dirty)
 	})
@@ -284,7 +294,7 @@ func TestSourceReplacedInWorkTree(t *testing.T) {
 		dir := repository(t, files)
 		require.NoError(t, os.RemoveAll(filepath.Join(dir, "d")))
 		require.NoError(t, os.Symlink("other", filepath.Join(dir, "d")))
-		s := open(t, dir).Source()
+		s := source(t, dir)
 		assert.Equal(t, map[string]string{"d": "-> other", "d-x": "6", "f": "3", "other/file": "4", "other/deep/file": "5"}, texts(t, s.FS))
 		assert.Equal(t, []string{"d", "d-x", "f", "other/deep/file", "other/file"}, fileNames(s))
 	})
@@ -303,7 +313,7 @@ func TestSourceOther(t *testing.T) {
 		assert.Equal(t, []string{"a"}, names(t, dir))
 	})
 	t.Run("empty directory", func(t *testing.T) {
-		s := open(t, t.TempDir()).Source()
+		s := source(t, t.TempDir())
 		assert.Empty(t, s.Files)
 		assert.Empty(t, s.Commit)
 		assert.True(t, s.Time.IsZero())
@@ -321,7 +331,7 @@ func TestSourceOther(t *testing.T) {
 	})
 	t.Run("excluded names", func(t *testing.T) {
 		dir := writeTree(t, map[string]string{"a": "1", "dist/x": "2", "dist2/x": "3", "distant": "4", "sub/dist/x": "5"})
-		assert.Equal(t, []string{"a", "dist2/x", "distant", "sub/dist/x"}, fileNames(openWith(t, dir, host.Options{Exclude: []string{"dist"}}).Source()))
+		assert.Equal(t, []string{"a", "dist2/x", "distant", "sub/dist/x"}, fileNames(source(t, dir, "dist")))
 	})
 	t.Run("the directory's name is a link", func(t *testing.T) {
 		if runtime.GOOS == "windows" {
@@ -336,7 +346,7 @@ func TestSourceOther(t *testing.T) {
 		dir := repository(t, map[string]string{".gitignore": "/scratch/\n"})
 		write(t, filepath.Join(dir, "scratch", "go.mod"), "module example.com/scratch\n")
 		err := openFails(t, filepath.Join(dir, "scratch"))
-		requireFault(t, err, fault.Usage, "scratch", "git ignores")
+		requireFault(t, err, fault.Usage, "scratch", "git would commit no file", ".gitignore")
 	})
 }
 

@@ -98,8 +98,9 @@ type Base struct {
 }
 
 // ResolveBase finds a base image. ref is "scratch", "oci:DIR" for an OCI layout on disk that holds one
-// image or index, or a reference into a registry, where loopback addresses are asked by plain HTTP. Layers
-// are not fetched before they are needed.
+// image or index, or a reference into a registry: "alpine:3.20", "registry.example/base@sha256:...". As
+// everywhere, no tag means latest, and loopback addresses are asked by plain HTTP. Layers are not fetched
+// before they are needed.
 //
 // Apart from a *FetchError, the errors to tell apart are a *PinError and, of Image, a *PlatformError.
 func ResolveBase(ctx context.Context, ref string, o BaseOptions) (*Base, error) {

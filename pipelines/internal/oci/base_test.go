@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -20,7 +22,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
 )
 
@@ -376,17 +380,7 @@ func TestBaseCacheHealsItself(t *testing.T) {
 	require.Equal(t, want, assemble())
 	require.Equal(t, want, assemble())
 	require.EqualValues(t, 7, layerRequests.Load())
-	require.NotContains(t, strings.Join(slices.Collect(keys(tree(t, cacheDir))), " "), "tmp", "no temporary files are left")
-}
-
-func keys[V any](m map[string]V) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
+	require.NotContains(t, strings.Join(slices.Collect(maps.Keys(tree(t, cacheDir))), " "), "tmp", "no temporary files are left")
 }
 
 func TestBaseCacheInParallel(t *testing.T) {
@@ -463,4 +457,134 @@ func TestBaseIsCancelled(t *testing.T) {
 	// The waiting between attempts would take longer than the test may.
 	_, err := ResolveBase(ctx, host+"/os:1", BaseOptions{CacheDir: t.TempDir(), Auth: nobody, RetryDelay: 1e15})
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// Layers of any compression are carried over; one that does not unpack to what the configuration promises is
+// not.
+func TestBaseLayersOfAllKinds(t *testing.T) {
+	dir := t.TempDir()
+	plain, err := WriteLayer(dir, "x", []Entry{{Path: "a", Data: content(10_000, 1)}}, commitTime)
+	require.NoError(t, err)
+	rc, err := plain.Uncompressed()
+	require.NoError(t, err)
+	tarball, err := io.ReadAll(rc)
+	require.NoError(t, err)
+	require.NoError(t, rc.Close())
+	encoder, err := zstd.NewWriter(nil)
+	require.NoError(t, err)
+	compressed := encoder.EncodeAll(tarball, nil)
+
+	host := newRegistry(t)
+	for mediaType, blob := range map[types.MediaType][]byte{
+		types.OCILayerZStd:            compressed,
+		types.OCIUncompressedLayer:    tarball,
+		types.DockerUncompressedLayer: tarball,
+	} {
+		for _, lie := range []bool{false, true} {
+			diffID := plain.diffID
+			if lie {
+				diffID = hashOf([]byte("something else"))
+			}
+			layer := fixedLayer{static.NewLayer(blob, mediaType), diffID}
+			img, err := mutate.AppendLayers(mutate.MediaType(empty.Image, types.OCIManifestSchema1), layer)
+			require.NoError(t, err)
+			config, err := img.ConfigFile()
+			require.NoError(t, err)
+			config = config.DeepCopy()
+			config.OS, config.Architecture = "linux", "amd64"
+			img, err = mutate.ConfigFile(img, config)
+			require.NoError(t, err)
+			digest := publish(t, host+"/os:1", img)
+
+			base, err := ResolveBase(t.Context(), host+"/os:1", BaseOptions{CacheDir: t.TempDir(), Auth: nobody})
+			require.NoError(t, err)
+			require.Equal(t, digest, base.Digest)
+			got, err := base.Image(t.Context(), "linux/amd64")
+			require.NoError(t, err)
+			index, err := Assemble(t.Context(), t.TempDir(), Spec{Images: []ImageSpec{{Platform: "linux/amd64", Base: got}}})
+			if lie {
+				mismatch, ok := errors.AsType[*DigestError](err)
+				require.True(t, ok, "%v", err)
+				require.Equal(t, diffID.String(), mismatch.Want)
+				require.Equal(t, plain.Info.DiffID, mismatch.Got)
+				continue
+			}
+			require.NoError(t, err)
+			require.Equal(t, []LayerInfo{{
+				Kind: "base", Digest: hashOf(blob).String(), DiffID: plain.Info.DiffID, Size: int64(len(blob)), UncompressedSize: int64(len(tarball)),
+			}}, index.Images[0].Layers)
+		}
+	}
+}
+
+// fixedLayer is a layer that claims a diff ID.
+type fixedLayer struct {
+	v1.Layer
+	diffID v1.Hash
+}
+
+func (f fixedLayer) DiffID() (v1.Hash, error) { return f.diffID, nil }
+
+func TestBaseWithForeignLayer(t *testing.T) {
+	host := newRegistry(t)
+	img, err := mutate.AppendLayers(newBaseImage(t, "linux", "amd64", ""), static.NewLayer([]byte("x"), types.DockerForeignLayer))
+	require.NoError(t, err)
+	publish(t, host+"/os:1", img)
+	base, err := ResolveBase(t.Context(), host+"/os:1", BaseOptions{CacheDir: t.TempDir(), Auth: nobody})
+	require.NoError(t, err)
+	_, err = base.Image(t.Context(), "linux/amd64")
+	require.ErrorContains(t, err, "is not distributed by registries")
+}
+
+// The image that a base gives is one that others can use.
+func TestBaseImageIsAnImage(t *testing.T) {
+	_, images := newBaseIndex(t)
+	want := images["linux/amd64"]
+	host := newRegistry(t)
+	publish(t, host+"/os:1", want)
+	base, err := ResolveBase(t.Context(), host+"/os:1", BaseOptions{CacheDir: t.TempDir(), Auth: nobody})
+	require.NoError(t, err)
+	require.Empty(t, base.Platforms())
+	got, err := base.Image(t.Context(), "linux/amd64")
+	require.NoError(t, err)
+	copied := t.TempDir()
+	path, err := ocilayout.Write(copied, empty.Index)
+	require.NoError(t, err)
+	require.NoError(t, path.AppendImage(got))
+	validate(t, copied)
+	wantManifest, err := want.Manifest()
+	require.NoError(t, err)
+	gotManifest, err := got.Manifest()
+	require.NoError(t, err)
+	require.Equal(t, wantManifest, gotManifest)
+	_, err = got.LayerByDigest(wantManifest.Layers[1].Digest)
+	require.NoError(t, err)
+	_, err = got.LayerByDigest(hashOf(nil))
+	require.Error(t, err)
+	_, err = got.LayerByDiffID(hashOf(nil))
+	require.Error(t, err)
+
+	// A layout with an image and no index can be published as well.
+	digest, err := want.Digest()
+	require.NoError(t, err)
+	for _, target := range []string{host + "/copy:1", "oci:" + filepath.Join(t.TempDir(), "x"), "tar:" + filepath.Join(t.TempDir(), "y"), "embedded"} {
+		pushed, err := Push(t.Context(), copied, target, PushOptions{Auth: nobody})
+		require.NoError(t, err)
+		require.Equal(t, digest.String(), pushed.Digest)
+	}
+}
+
+func TestCacheSweepsWhatWasLeft(t *testing.T) {
+	dir := t.TempDir()
+	_, err := openCache(dir)
+	require.NoError(t, err)
+	for name, age := range map[string]time.Duration{"old": 25 * time.Hour, "new": time.Hour} {
+		file := filepath.Join(dir, "tmp", name)
+		require.NoError(t, os.WriteFile(file, nil, 0o600))
+		require.NoError(t, os.Chtimes(file, time.Time{}, time.Now().Add(-age)))
+	}
+	_, err = openCache(dir)
+	require.NoError(t, err)
+	require.NoFileExists(t, filepath.Join(dir, "tmp", "old"))
+	require.FileExists(t, filepath.Join(dir, "tmp", "new"))
 }

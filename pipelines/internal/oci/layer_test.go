@@ -9,11 +9,14 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/klauspost/compress/gzip"
 	"github.com/stretchr/testify/require"
 )
@@ -62,6 +65,16 @@ func TestCompressorIsTheOneOfGoMod(t *testing.T) {
 	require.NotNil(t, match, "go.mod does not require %s", compressorModule)
 	require.Equal(t, compressorVersion, string(match[1]))
 	require.Equal(t, "klauspost/compress "+compressorVersion+" gzip level 4", Compressor())
+}
+
+func TestLinkedCompressor(t *testing.T) {
+	module := func(version string, replace *debug.Module) *debug.BuildInfo {
+		return &debug.BuildInfo{Deps: []*debug.Module{{Path: "example.com/other", Version: "v1.0.0"}, {Path: compressorModule, Version: version, Replace: replace}}}
+	}
+	require.Equal(t, "v1.99.0", linkedCompressor(module("v1.99.0", nil), true))
+	require.Equal(t, "v1.20.3 (replaced by example.com/fork v0.1.0)", linkedCompressor(module("v1.20.3", &debug.Module{Path: "example.com/fork", Version: "v0.1.0"}), true))
+	require.Equal(t, compressorVersion, linkedCompressor(&debug.BuildInfo{}, true))
+	require.Equal(t, compressorVersion, linkedCompressor(nil, false))
 }
 
 // The compressor must not see how its input was cut; blockWriter would hide it if it did.
@@ -168,6 +181,39 @@ func TestLayerContent(t *testing.T) {
 	require.Equal(t, layer.Info.UncompressedSize, size)
 }
 
+func TestOpenLayer(t *testing.T) {
+	dir := t.TempDir()
+	layer, err := WriteLayer(dir, "application", []Entry{{Path: "app", Data: []byte("x")}}, commitTime)
+	require.NoError(t, err)
+	again, err := OpenLayer(dir, layer.Info)
+	require.NoError(t, err)
+	require.Equal(t, layer, again)
+
+	// The library takes it as a layer.
+	img, err := mutate.AppendLayers(empty.Image, again)
+	require.NoError(t, err)
+	manifest, err := img.Manifest()
+	require.NoError(t, err)
+	require.Equal(t, again.descriptor(), manifest.Layers[0])
+	config, err := img.ConfigFile()
+	require.NoError(t, err)
+	require.Equal(t, layer.Info.DiffID, config.RootFS.DiffIDs[0].String())
+
+	for want, change := range map[string]func(*LayerInfo){
+		"not 1":        func(i *LayerInfo) { i.Size = 1 },
+		"hash":         func(i *LayerInfo) { i.DiffID = "x" },
+		"cannot parse": func(i *LayerInfo) { i.Digest = "x" },
+		"no such file": func(i *LayerInfo) { i.Digest = "sha256:" + strings.Repeat("0", 64) },
+		"not a sha256": func(i *LayerInfo) { i.Digest = "sha512:" + strings.Repeat("0", 128) },
+	} {
+		info := layer.Info
+		change(&info)
+		_, err := OpenLayer(dir, info)
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, `layer "application"`)
+	}
+}
+
 func TestLayerRefusesBadEntries(t *testing.T) {
 	for _, test := range []struct {
 		entries []Entry
@@ -230,7 +276,7 @@ func TestLayerMemory(t *testing.T) {
 	require.NoError(t, err)
 	_, err = f.Write(content(1<<20, 5))
 	require.NoError(t, err)
-	const size = 128 << 20
+	const size = 100 << 20
 	require.NoError(t, f.Truncate(size))
 	require.NoError(t, f.Close())
 

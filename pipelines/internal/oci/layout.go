@@ -33,13 +33,6 @@ type imageDocument struct {
 	manifest v1.Manifest
 }
 
-func (i *imageDocument) platform() string {
-	if i.desc.Platform == nil {
-		return "the only platform"
-	}
-	return platformName(*i.desc.Platform)
-}
-
 func openLayout(dir string) (*layout, error) {
 	desc, err := layoutDescriptor(dir)
 	if err != nil {

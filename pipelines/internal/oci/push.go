@@ -385,16 +385,15 @@ func (p *push) readBack(ctx context.Context) error {
 // run may have published meanwhile.
 func (p *push) moveTags(ctx context.Context) error {
 	for i, tag := range p.tags {
-		if p.states[i].State == "unchanged" {
-			continue
+		if p.states[i].State != "unchanged" {
+			if err := p.lookAt(ctx, i); err != nil {
+				return p.failed("looking at tag "+tag.TagStr(), i, err)
+			}
 		}
-		if err := p.lookAt(ctx, i); err != nil {
-			return p.failed("looking at tag "+tag.TagStr(), i, err)
+		var putErr error
+		if p.states[i].State != "unchanged" {
+			putErr = p.try(ctx, func() error { return p.pusher.Put(ctx, tag, taggable{p.l.top}) })
 		}
-		if p.states[i].State == "unchanged" {
-			continue
-		}
-		putErr := p.try(ctx, func() error { return p.pusher.Put(ctx, tag, taggable{p.l.top}) })
 		// Also after a failure: the registry may have done it before it went away.
 		got, err := p.tagged(ctx, tag)
 		switch want := p.l.top.desc.Digest; {
@@ -409,33 +408,42 @@ func (p *push) moveTags(ctx context.Context) error {
 		case err != nil:
 			return p.failed("reading back tag "+tag.TagStr(), i+1, err)
 		default:
-			return p.failed("reading back tag "+tag.TagStr(), i+1, &DigestError{What: "tag " + tag.Name(), Want: want.String(), Got: got.String()})
+			mismatch := &DigestError{What: "tag " + tag.Name(), Want: want.String(), Got: got.String()}
+			if got == (v1.Hash{}) {
+				mismatch.Got, mismatch.Err = "", errors.New("there is no such tag")
+			}
+			return p.failed("reading back tag "+tag.TagStr(), i+1, mismatch)
 		}
 	}
 	return nil
 }
 
 // tagged fetches what a tag points at and returns the digest of that content, whatever the registry says
-// that the digest is. The tag may take a moment to arrive everywhere in a large registry.
-func (p *push) tagged(ctx context.Context, tag name.Tag) (v1.Hash, error) {
-	var got v1.Hash
+// that the digest is; without such a tag it is empty. The tag may take a moment to arrive everywhere in a
+// large registry.
+func (p *push) tagged(ctx context.Context, tag name.Tag) (got v1.Hash, err error) {
 	for attempt := range 3 {
-		err := p.try(ctx, func() error {
+		got = v1.Hash{}
+		err = p.try(ctx, func() error {
 			d, err := p.puller.Get(ctx, tag)
 			if err == nil {
 				got = hashOf(d.Manifest)
 			}
 			return err
 		})
-		if err == nil && got == p.l.top.desc.Digest || attempt == 2 || ctx.Err() != nil {
-			return got, err
+		if statusOf(err) == http.StatusNotFound {
+			err = nil
+		}
+		if err != nil || got == p.l.top.desc.Digest || attempt == 2 {
+			break
 		}
 		select {
 		case <-ctx.Done():
+			return got, ctx.Err()
 		case <-time.After(p.delay):
 		}
 	}
-	return got, nil
+	return got, err
 }
 
 // taggable gives a manifest to the pusher as it is on disk.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -119,7 +120,7 @@ type session struct {
 	puller    *remote.Puller
 	pusher    *remote.Pusher
 	anonymous bool
-	secrets   *secrets
+	transport *carrier
 	delay     time.Duration
 	reached   atomic.Bool // the registry has answered before
 }
@@ -135,18 +136,18 @@ func newSession(ctx context.Context, repo name.Repository, auth Auth, delay time
 	if err != nil {
 		return nil, err
 	}
-	s := &session{repo: repo, secrets: &secrets{inner: remote.DefaultTransport}, delay: delay}
-	if s.delay <= 0 {
-		s.delay = defaultDelay
+	if delay <= 0 {
+		delay = defaultDelay
 	}
-	s.secrets.add(config.Password, config.Auth, config.IdentityToken, config.RegistryToken)
+	s := &session{repo: repo, transport: &carrier{inner: transportBelow(), delay: delay}, delay: delay}
+	s.transport.hide(config.Password, config.Auth, config.IdentityToken, config.RegistryToken)
 	authenticator := authn.FromConfig(config)
 	if config == (authn.AuthConfig{}) {
 		s.anonymous, authenticator = true, authn.Anonymous
 	}
 	options := []remote.Option{
 		remote.WithAuth(authenticator),
-		remote.WithTransport(s.secrets),
+		remote.WithTransport(s.transport),
 		remote.WithUserAgent("slipway"),
 		// The library's own waiting does not end with the context, so try does it.
 		remote.WithRetryBackoff(remote.Backoff{Steps: 1}),
@@ -158,8 +159,7 @@ func newSession(ctx context.Context, repo name.Repository, auth Auth, delay time
 	return s, err
 }
 
-// try runs f, again after a while when what failed may pass: too many requests, an error of the server, a
-// broken connection. Its errors hold no secrets; a refusal is a RefusedError.
+// try runs f, again after a while when what failed may pass: an error of the server, a broken connection. Its errors hold no secrets; a refusal is a RefusedError.
 func (s *session) try(ctx context.Context, f func() error) error {
 	wait := s.delay
 	for attempt := 1; ; attempt++ {
@@ -171,12 +171,20 @@ func (s *session) try(ctx context.Context, f func() error) error {
 		if attempt == attempts || ctx.Err() != nil || !s.passing(err) {
 			return s.clean(ctx, err)
 		}
-		select {
-		case <-ctx.Done():
+		if pause(ctx, wait) != nil {
 			return s.clean(ctx, err)
-		case <-time.After(wait + rand.N(wait/10+1)):
 		}
 		wait *= 3
+	}
+}
+
+// pause waits for d and a little more, so that those who were refused together do not come back together.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d + rand.N(d/10+1)):
+		return nil
 	}
 }
 
@@ -187,7 +195,9 @@ func (s *session) passing(err error) bool {
 		switch answer.StatusCode {
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
 			return false
-		case http.StatusTooManyRequests, http.StatusRequestTimeout, 499:
+		case http.StatusTooManyRequests:
+			return false // carrier has waited already
+		case http.StatusRequestTimeout, 499:
 			return true
 		}
 		return answer.StatusCode >= 500 || answer.Temporary()
@@ -217,7 +227,7 @@ func (s *session) clean(ctx context.Context, err error) error {
 	if _, ok := errors.AsType[*DigestError](err); ok {
 		return err // our own
 	}
-	cleaned := &registryError{text: strings.Join(strings.Fields(s.secrets.hide(err.Error())), " "), is: ctx.Err()}
+	cleaned := &registryError{text: strings.Join(strings.Fields(s.transport.redact(err.Error())), " "), is: ctx.Err()}
 	if len(cleaned.text) > longestText {
 		cleaned.text = strings.ToValidUTF8(cleaned.text[:longestText], "") + " ..."
 	}
@@ -230,39 +240,86 @@ func (s *session) clean(ctx context.Context, err error) error {
 	return cleaned
 }
 
-// secrets is a transport that remembers which secrets went out, so that they can be taken out of what
-// comes back: a registry or a proxy may repeat a request in its error.
-type secrets struct {
+// carrier is the transport below the library's. It has two duties.
+//
+// It waits where a registry says that there were too many requests, as long as the registry asks for within
+// reason, and repeats the request: such a request was not looked at, so it can be repeated as it is.
+//
+// It remembers which secrets went out, so that they can be taken out of what comes back: a registry or a
+// proxy may repeat a request in its error.
+type carrier struct {
 	inner http.RoundTripper
-	mu    sync.Mutex
-	known []string
+	delay time.Duration
+
+	mu      sync.Mutex
+	secrets []string
 }
 
-func (s *secrets) RoundTrip(r *http.Request) (*http.Response, error) {
-	if _, value, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok {
-		s.add(value)
+// transportBelow is the library's transport, which all sessions share, with a limit to how long a registry
+// may be silent. It is generous: at the end of an upload some registries first move the blob elsewhere.
+var transportBelow = sync.OnceValue(func() http.RoundTripper {
+	shared, ok := remote.DefaultTransport.(*http.Transport)
+	if !ok {
+		return remote.DefaultTransport
 	}
-	return s.inner.RoundTrip(r)
+	shared = shared.Clone()
+	shared.ResponseHeaderTimeout = 5 * time.Minute
+	return shared
+})
+
+// longestWait is how long a registry can make us wait at a time.
+const longestWait = 30 * time.Second
+
+func (c *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
+	if _, value, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok {
+		c.hide(value)
+	}
+	wait := c.delay
+	for attempt := 1; ; attempt++ {
+		response, err := c.inner.RoundTrip(r)
+		if err != nil || response.StatusCode != http.StatusTooManyRequests || attempt == attempts || r.Body != nil && r.GetBody == nil {
+			return response, err
+		}
+		d := wait
+		if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds > 0 {
+			d = min(time.Duration(seconds)*time.Second, longestWait)
+		}
+		io.CopyN(io.Discard, response.Body, blockSize) // so that the connection can be used again
+		response.Body.Close()
+		if err := pause(r.Context(), d); err != nil {
+			return nil, err
+		}
+		wait *= 3
+		if r.GetBody != nil {
+			body, err := r.GetBody()
+			if err != nil {
+				return nil, err
+			}
+			r = r.Clone(r.Context())
+			r.Body = body
+		}
+	}
 }
 
-func (s *secrets) add(values ...string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, v := range values {
+// hide adds secrets.
+func (c *carrier) hide(secrets ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range secrets {
 		// A few characters would be found in harmless words.
-		if len(v) >= 4 && !slices.Contains(s.known, v) {
-			s.known = append(s.known, v)
+		if len(s) >= 4 && !slices.Contains(c.secrets, s) {
+			c.secrets = append(c.secrets, s)
 		}
 	}
 	// The longest first: one may be part of another.
-	slices.SortFunc(s.known, func(a, b string) int { return len(b) - len(a) })
+	slices.SortFunc(c.secrets, func(a, b string) int { return len(b) - len(a) })
 }
 
-func (s *secrets) hide(text string) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, v := range s.known {
-		text = strings.ReplaceAll(text, v, "[hidden]")
+func (c *carrier) redact(text string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.secrets {
+		text = strings.ReplaceAll(text, s, "[hidden]")
 	}
 	return text
 }

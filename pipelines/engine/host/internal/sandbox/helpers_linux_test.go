@@ -353,11 +353,10 @@ func traces(tmp, mark, cgroup string) error {
 			return fmt.Errorf("the process of %s (%q) is left", f, cmdline)
 		}
 	}
-	if cgroup == "" {
-		return nil
-	}
+	// Those of this process, if not of one in particular.
+	prefix := cmp.Or(cgroup, fmt.Sprintf("slipway-%d-", os.Getpid()))
 	return filepath.WalkDir("/sys/fs/cgroup", func(name string, d os.DirEntry, err error) error {
-		if err == nil && d.Name() == cgroup {
+		if err == nil && strings.HasPrefix(d.Name(), prefix) {
 			return fmt.Errorf("%s is left", name)
 		}
 		if errors.Is(err, os.ErrNotExist) {

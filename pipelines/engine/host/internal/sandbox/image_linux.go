@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
@@ -151,6 +152,25 @@ func executable(root *os.Root, name string) (string, error) {
 		return "", fmt.Errorf("is not executable (its mode is %04o)", fi.Mode().Perm())
 	}
 	return real, nil
+}
+
+// checkExecutable checks that a user may execute a file of the image that executable has found. What is
+// asked here is what the layers say, because files do not always get their owners.
+func (u *unpacker) checkExecutable(real string, as *user) error {
+	m, ok := u.files[real]
+	if fi, err := u.root.Lstat(real); err == nil && !ok {
+		st := fi.Sys().(*syscall.Stat_t)
+		m = meta{uid: int(st.Uid), gid: int(st.Gid), mode: fi.Mode()}
+	}
+	if as.owning(m)&0o100 == 0 {
+		return fmt.Errorf("is not executable for the user %d:%d (its mode is %04o, its owner %d:%d)", as.UID, as.GID, m.mode.Perm(), m.uid, m.gid)
+	}
+	for dir := path.Dir(real); dir != "."; dir = path.Dir(dir) {
+		if m := u.dirs[dir]; as.owning(m)&0o100 == 0 {
+			return fmt.Errorf("is in /%s, which is closed to the user %d:%d (its mode is %04o, its owner %d:%d)", dir, as.UID, as.GID, m.mode.Perm(), m.uid, m.gid)
+		}
+	}
+	return nil
 }
 
 // interpreter checks that what the kernel needs to execute a file is in the image, too. The kernel's own

@@ -246,72 +246,31 @@ func removeCgroupDir(dir string) error {
 	}
 }
 
-// limitsInForce reads from the kernel which limits a process has, and returns the words for them. root
-// says that its user is root outside of any user namespace.
-func limitsInForce(pid string, l limits, userns, root bool) (holds, missing []string) {
-	inCgroup := map[string]bool{}
-	for _, h := range hierarchies(pid) {
-		for what, limit := range map[string]int64{"memory": l.Memory, "processes": int64(l.Processes)} {
-			files := []string{"memory.limit_in_bytes", "memory.max"}
-			if what == "processes" {
-				files = []string{"pids.max"}
-			}
-			for _, f := range files {
-				b, err := os.ReadFile(filepath.Join(h.dir(h.own), f))
-				// The kernel rounds down to pages.
-				if n, perr := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil && perr == nil && n <= limit {
-					inCgroup[what] = true
-				}
-			}
-		}
+// cgroupLimits returns whether cgroups limit the memory and the processes of a process as was asked for.
+func cgroupLimits(pid string, l limits) (memory, processes bool) {
+	within := func(name string, limit int64) bool {
+		b, err := os.ReadFile(name)
+		n, perr := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+		return limit > 0 && err == nil && perr == nil && n <= limit // the kernel rounds down to pages
 	}
-	rlimits := map[string]uint64{}
+	for _, h := range hierarchies(pid) {
+		dir := h.dir(h.own)
+		memory = memory || within(filepath.Join(dir, "memory.max"), l.Memory) || within(filepath.Join(dir, "memory.limit_in_bytes"), l.Memory)
+		processes = processes || within(filepath.Join(dir, "pids.max"), int64(l.Processes))
+	}
+	return memory, processes
+}
+
+// procLimit returns a soft limit of a process by its name in /proc/<pid>/limits. It is 0 when there is none.
+func procLimit(pid, name string) uint64 {
 	table, _ := os.ReadFile("/proc/" + pid + "/limits")
 	for line := range strings.Lines(string(table)) {
-		for _, name := range []string{"Max data size", "Max processes"} {
-			if rest, ok := strings.CutPrefix(line, name); ok {
-				if f := strings.Fields(rest); len(f) > 0 {
-					if n, err := strconv.ParseUint(f[0], 10, 64); err == nil {
-						rlimits[name] = n
-					}
-				}
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			if f := strings.Fields(rest); len(f) > 0 {
+				n, _ := strconv.ParseUint(f[0], 10, 64)
+				return n
 			}
 		}
 	}
-	why := l.Why
-	if why == "" {
-		why = "the cgroup does not limit it"
-	}
-	switch n := rlimits["Max data size"]; {
-	case l.Memory <= 0:
-		missing = append(missing, "memory: no limit was asked for")
-	case inCgroup["memory"]:
-		holds = append(holds, "memory")
-	case n > 0 && n <= uint64(l.Memory)+dataAllowance:
-		holds = append(holds, "memory")
-		missing = append(missing, fmt.Sprintf("memory: limited for each process, not for all together: RLIMIT_DATA is %d MiB, "+
-			"%d MiB above the limit because it counts what a Go program only reserves (%s)", n>>20, dataAllowance>>20, why))
-	default:
-		missing = append(missing, "memory: "+why)
-	}
-	switch n := rlimits["Max processes"]; {
-	case l.Processes <= 0:
-		missing = append(missing, "processes: no limit was asked for")
-	case inCgroup["processes"]:
-		holds = append(holds, "processes")
-	case root:
-		missing = append(missing, fmt.Sprintf("processes: the kernel does not limit those of root without a cgroup (%s)", why))
-	case !countsProcesses(userns):
-		missing = append(missing, fmt.Sprintf("processes: before Linux 5.14 they are not counted for each user namespace (%s)", why))
-	case n > 0 && n <= uint64(l.Processes)+processAllowance:
-		holds = append(holds, "processes")
-		note := fmt.Sprintf("processes: limited for the user, not for the container: RLIMIT_NPROC is %d", n)
-		if userns {
-			note += fmt.Sprintf(", %d above the limit because slipway's helper counts, too", processAllowance)
-		}
-		missing = append(missing, note+" ("+why+")")
-	default:
-		missing = append(missing, "processes: "+why)
-	}
-	return holds, missing
+	return 0
 }

@@ -9,7 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
+	"strconv"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,20 +88,34 @@ func startNamespaces(o *order, output *os.File) (*container, error) {
 		if _, err := sync.Write([]byte("\n")); err != nil {
 			return err
 		}
-		// Executing the entrypoint closes the other end.
+		// Executing the entrypoint closes the other end, and so would an unexpected death, which leaves the
+		// name as it was.
 		var failed initMessage
-		if err := messages.Decode(&failed); err == io.EOF {
-			return nil
-		} else if err != nil {
+		switch err := messages.Decode(&failed); {
+		case err == nil:
+			return failed.Error
+		case err != io.EOF:
 			return err
+		case statusField(strconv.Itoa(pid), "Name") == waitingName:
+			return errors.New("the container's first process ended before it executed the entrypoint")
 		}
-		return failed.Error
+		return nil
 	}}, nil
+}
+
+// waitingName is the name of the container's first process before it executes the entrypoint.
+const waitingName = "slipway-waiting"
+
+func setThreadName(name string) {
+	b := append([]byte(name), 0)
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b[0])), 0, 0, 0)
 }
 
 // containerMain is the first process of a container until it becomes the entrypoint.
 func containerMain() {
 	runtime.LockOSThread() // what follows is the state of this thread, which then executes the entrypoint
+	debug.SetGCPercent(-1) // there is little garbage, and the fewer threads the better
+	setThreadName(waitingName)
 	closeOnExec()
 	sync := os.NewFile(3, "sync")
 	line := bufio.NewReader(sync)
@@ -122,6 +139,13 @@ func containerMain() {
 	tell(initMessage{})
 	if _, err := line.ReadByte(); err != nil {
 		return // the helper is gone
+	}
+	// Not before, because they would apply to this program's own runtime.
+	for _, r := range o.Limits.rlimits(o.Userns) {
+		if err := unix.Setrlimit(r.Resource, &unix.Rlimit{Cur: r.Value, Max: r.Value}); err != nil {
+			tell(initMessage{Error: toRemote(fmt.Errorf("%s: %w", r.Name, err))})
+			return
+		}
 	}
 	err = syscall.Exec(o.Path, o.Args, o.Env)
 	tell(initMessage{Error: toRemote(fmt.Errorf("cannot execute %s: %w", o.Args[0], err))})
@@ -167,11 +191,6 @@ func enter(o *order) error {
 		return err
 	}
 	unix.Umask(0o022)
-	for _, r := range o.Limits.rlimits(o.Userns) {
-		if err := unix.Setrlimit(r.Resource, &unix.Rlimit{Cur: r.Value, Max: r.Value}); err != nil {
-			return fmt.Errorf("%s: %w", r.Name, err)
-		}
-	}
 	return nil
 }
 

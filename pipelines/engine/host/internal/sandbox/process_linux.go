@@ -356,7 +356,7 @@ func (p *process) Close() error {
 func (p *process) close() error {
 	// The helper kills the container and exits; as the first process of its pid namespace it takes
 	// everything with it. Should it fail to, it is killed.
-	_ = p.send(request{Op: "close"})
+	_ = p.send(request{Op: "close", Remove: p.dir != ""})
 	timer := time.AfterFunc(killTimeout, p.killHelper)
 	<-p.done
 	timer.Stop()

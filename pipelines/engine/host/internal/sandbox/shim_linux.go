@@ -85,6 +85,8 @@ type request struct {
 	Op     string // "dial", "cancel", "listening", "signal" or "close"
 	Port   int    `json:",omitempty"`
 	Signal int    `json:",omitempty"`
+	// Remove tells "close" to remove the private directory, too.
+	Remove bool `json:",omitempty"`
 }
 
 // reply is what the helper sends: the answer to a request, or an event. The answer to "dial" carries the
@@ -223,14 +225,16 @@ func (s *shim) start() error {
 	s.pid = running.pid
 	s.mu.Unlock()
 	s.before = running.before
-	holds, missing := observe(running.pid, o)
-	go s.wait()
+	seen := observe(running.pid, o)
 	if !o.Probe {
 		if err := running.execute(); err != nil {
 			return err
 		}
 	}
-	s.reply(reply{Event: "started", Holds: holds, Missing: missing})
+	// The process is not waited for before this, so it is still there, be it as a zombie.
+	seen.limits(running.pid, o)
+	s.reply(reply{Event: "started", Holds: seen.holds, Missing: seen.missing})
+	go s.wait()
 	return nil
 }
 
@@ -339,7 +343,7 @@ func (s *shim) serve() {
 		}
 		switch r.Op {
 		case "close":
-			s.end(false)
+			s.end(r.Remove)
 		case "dial":
 			ctx, cancel := context.WithCancel(context.Background())
 			s.mu.Lock()
@@ -497,9 +501,9 @@ func descendants() []int {
 	return all
 }
 
-// end kills what is left of the container and exits. Alone, that is when the caller is gone, it also
-// removes what the caller would have removed.
-func (s *shim) end(alone bool) {
+// end kills what is left of the container and exits. It also removes what is on disk, because the caller
+// may be gone, or go while it closes the container.
+func (s *shim) end(remove bool) {
 	s.mu.Lock() // and never unlocked: nothing may start or be answered any more
 	pid, ended := s.pid, s.ended
 	if pid > 0 && !ended {
@@ -518,7 +522,7 @@ func (s *shim) end(alone bool) {
 		// The end of a pid namespace's first process comes after that of all others in it.
 		_, _ = unix.Wait4(pid, nil, 0, nil)
 	}
-	if alone && s.order.Dir != "" {
+	if remove && s.order.Dir != "" {
 		if s.order.Limits.Cgroup != "" {
 			_ = removeCgroup(s.order.Limits.Cgroup)
 		}

@@ -202,7 +202,7 @@ func prepare(ctx context.Context, dir, rootDir string, im *image, c engine.Conta
 		o.Path, o.Cwd = filepath.Join(rootDir, real), filepath.Join(rootDir, cwd)
 		return o, u.finish(nil)
 	}
-	if err := interpreter(root, real, head); err != nil {
+	if err := cmp.Or(u.checkExecutable(real, as), interpreter(root, real, head)); err != nil {
 		return nil, fmt.Errorf("the image's entrypoint %s %w", cmd.args[0], err)
 	}
 	if o.Tmp, err = u.mountPoints(); err != nil {
@@ -294,7 +294,11 @@ func try(ctx context.Context, o order, a attempt, memory int64, processes int) (
 	if err != nil {
 		return nil, err
 	}
-	return launch(ctx, &o)
+	p, err := launch(ctx, &o)
+	if err != nil {
+		return nil, errors.Join(err, removeCgroup(o.Limits.Cgroup))
+	}
+	return p, nil
 }
 
 // makeLimits makes the limits for an attempt, with a cgroup if there can be one.
@@ -307,7 +311,7 @@ func makeLimits(a attempt, memory int64, processes int) (limits, error) {
 		l.Why = "only root can make a cgroup"
 		return l, nil
 	}
-	err := makeCgroup("slipway-"+strings.ToLower(rand.Text()), &l)
+	err := makeCgroup(fmt.Sprintf("slipway-%d-%s", os.Getpid(), strings.ToLower(rand.Text())), &l)
 	if err == nil && a.kind == kindNamespaces {
 		return l, nil
 	}
@@ -361,8 +365,7 @@ func available() []Level {
 	for _, kind := range []string{kindRunc, kindCrun, kindNamespaces} {
 		levels = append(levels, probe(kind))
 	}
-	_, missing := observe(0, &order{Kind: kindProcess})
-	return append(levels, Level{Kind: kindProcess, Missing: missing})
+	return append(levels, Level{Kind: kindProcess, Missing: observe(0, &order{Kind: kindProcess}).missing})
 }
 
 // probe goes as far with a kind of isolation as is possible without an image.

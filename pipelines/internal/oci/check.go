@@ -1,0 +1,33 @@
+package oci
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+)
+
+// CheckTarget tells what is wrong with how a target of [Push] is written. It asks nobody.
+func CheckTarget(target string) error {
+	kind, path, local := strings.Cut(target, ":")
+	switch {
+	case target == "embedded":
+		return nil
+	case local && (kind == "oci" || kind == "tar"):
+		if path == "" {
+			return fmt.Errorf("target %q names no place", target)
+		}
+		return nil
+	}
+	_, _, err := parseTarget(target, nil)
+	return err
+}
+
+// CheckBase tells what is wrong with how a base image is written, as [ResolveBase] takes it. It asks nobody.
+func CheckBase(ref string) error {
+	if ref == Scratch || strings.HasPrefix(ref, "oci:") {
+		return nil
+	}
+	_, err := name.ParseReference(ref)
+	return err
+}
