@@ -154,11 +154,11 @@ func ParseConfig(name string, text []byte) (Config, error) {
 	if _, ok := errors.AsType[*fault.Error](err); ok {
 		return c, err
 	}
-	return c, fault.Usagef("docs/architecture.md describes the keys of slipway.yaml.", "%s:%s", name, yamlLine.ReplaceAllString(err.Error(), "$1: "))
+	return c, fault.Usagef("docs/architecture.md describes the keys of slipway.yaml.", "%s", name+yamlLine.ReplaceAllString(": "+strings.TrimPrefix(err.Error(), "yaml: "), ":$1: "))
 }
 
 var (
-	yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
+	yamlLine = regexp.MustCompile(`^: line (\d+): `)
 	yamlType = regexp.MustCompile("cannot unmarshal !!\\w+(?: `(.*)`)? into (.*)$")
 )
 
@@ -172,11 +172,15 @@ func wrongType(text string) string {
 	if m[1] != "" {
 		what = strconv.Quote(m[1])
 	}
-	wanted := map[string]string{
+	wanted := "a mapping of keys"
+	if strings.HasPrefix(m[2], "[]") {
+		wanted = "a list"
+	}
+	known := map[string]string{
 		"int": "a number", "bool": "true or false", "time.Duration": "a duration such as 30s", "[]string": "a list such as [a, b]", "map[string]string": "a mapping such as {a: b}",
 		"string": "a text",
 	}[m[2]]
-	return strings.TrimSuffix(text, m[0]) + what + " is not " + cmp.Or(wanted, "what belongs here")
+	return strings.TrimSuffix(text, m[0]) + what + " is not " + cmp.Or(known, wanted)
 }
 
 // knownKeys checks the keys of every mapping that is decoded into a struct.
@@ -300,5 +304,5 @@ func parseBytes(s string) (int64, error) {
 		}
 		return n * u.bytes, nil
 	}
-	return 0, fault.Usagef("Write it as 256MiB or 1GiB.", "%q is not a size", s)
+	return 0, fault.Usagef("Write it as 256MiB or 1GiB.", "smoke.memory: %q is not a size", s)
 }

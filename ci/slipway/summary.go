@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -98,8 +99,8 @@ func (o *printer) summary(wroteLock, kept bool) error {
 	var t view.Table
 	o.artefacts(&t)
 	output := o.in.output
-	if rel, err := filepath.Rel(".", output); err == nil {
-		if abs, err := filepath.Abs(rel); err == nil && abs == output && len(rel) < len(output) {
+	if cwd, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(cwd, output); err == nil && len(rel) < len(output) {
 			output = rel
 		}
 	}

@@ -12,7 +12,8 @@ type ignores []ignore
 // ignore is one pattern. It is matched byte for byte, as git does it.
 type ignore struct {
 	dir     string // of its .gitignore, with a slash at the end unless it is the root
-	pattern string
+	literal string // what comes before the first wildcard
+	pattern string // the rest
 	negated bool // "!": what matches is not ignored after all
 	dirOnly bool // "name/": only directories match
 	byName  bool // no slash in it: it matches the last element of a name, at any depth
@@ -35,6 +36,11 @@ func (all ignores) add(dir, text string) ignores {
 		i.pattern, i.dirOnly = strings.CutSuffix(i.pattern, "/")
 		i.byName = !strings.Contains(i.pattern, "/")
 		i.pattern = strings.TrimPrefix(i.pattern, "/")
+		if n := strings.IndexAny(i.pattern, `*?[\`); n >= 0 {
+			i.literal, i.pattern = i.pattern[:n], i.pattern[n:]
+		} else {
+			i.literal, i.pattern = i.pattern, ""
+		}
 		all = append(all, i)
 	}
 	return all
@@ -65,7 +71,8 @@ func (all ignores) match(name string, isDir bool) bool {
 		if i.byName {
 			rel = path.Base(rel)
 		}
-		if wildmatch(i.pattern, rel) {
+		// Git, too, compares the literal part on its own, so that a**/b matches ab.
+		if rel, ok = strings.CutPrefix(rel, i.literal); ok && wildmatch(i.pattern, rel) {
 			return !i.negated
 		}
 	}

@@ -51,10 +51,10 @@ func TestListingsAgree(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows does not allow these names")
 	}
-	pieces := []string{"a", "b", "c", "ab", ".", "*", "*", "**", "***", "?", "/", "/", "/**/", "**/", "/**", "/*", "[ab]", "[!a]", "[^b]", "[a-c]", "[c-a]", "[]a]", "[!]]", "[a-]", "[-a]", "[",
+	pieces := []string{"a", "b", "c", "ab", ".", "*", "*", "**", "***", "***/", "?", "/", "/", "/**/", "**/", "/**", "/*", "[ab]", "[!a]", "[^b]", "[a-c]", "[c-a]", "[]a]", "[!]]", "[a-]", "[-a]", "[",
 		"[a", "[[:alpha:]]", "[[:upper:][:digit:]]", "[[:nothing:]]", "[[:a]", "[\\]]", "[a\\-c]", "\\", "\\a", "\\*", "\\/", " ", "\\ ", "#", "!", "é", "[é]", "\t"}
 	elements := []string{"a", "b", "c", "ab", "aab", "a.b", ".a", "a b", " a", "a ", "*", "**", "[", "[a", "]", "-", "\\", "\\a", "#", "#a", "!a", "é", "A", "1", "a\t", "^", "["}
-	seeds := 3
+	seeds := 1
 	if s := os.Getenv("SEEDS"); s != "" { // a longer search: SEEDS=1000 go test -run=TestListingsAgree
 		_, err := fmt.Sscan(s, &seeds)
 		require.NoError(t, err)
@@ -64,7 +64,7 @@ func TestListingsAgree(t *testing.T) {
 			r := rand.New(rand.NewPCG(uint64(seed), 1))
 			element := func() string { return elements[r.IntN(len(elements))] }
 			dir := t.TempDir()
-			for i := range 150 {
+			for i := range 80 {
 				root := filepath.Join(dir, fmt.Sprintf("d%03d", i))
 				rules := ""
 				for range 1 + r.IntN(4) {
@@ -77,7 +77,7 @@ func TestListingsAgree(t *testing.T) {
 					rules += []string{"\n", "\n", "\n", "/\n", " \n", "\r\n", ""}[r.IntN(7)]
 				}
 				write(t, filepath.Join(root, ".gitignore"), rules)
-				for range 25 {
+				for range 15 {
 					name := element()
 					for range r.IntN(3) {
 						name = path.Join(name, element())
@@ -92,7 +92,7 @@ func TestListingsAgree(t *testing.T) {
 			without := names(t, dir)
 			git(t, dir, "init", "-q")
 			with := names(t, dir)
-			require.Greater(t, len(with), 500)
+			require.Greater(t, len(with), 300)
 			byDir := func(all []string) map[string][]string {
 				m := map[string][]string{}
 				for _, name := range all {
@@ -102,7 +102,7 @@ func TestListingsAgree(t *testing.T) {
 				return m
 			}
 			a, b := byDir(with), byDir(without)
-			for i := range 150 {
+			for i := range 80 {
 				d := fmt.Sprintf("d%03d", i)
 				rules, err := os.ReadFile(filepath.Join(dir, d, ".gitignore"))
 				require.NoError(t, err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"debug/elf"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -311,17 +312,41 @@ func database(root *os.Root, name string, fields int) [][]string {
 	return lines
 }
 
-// checkPlatform checks that this machine can execute an image's program, whose first bytes are head.
-// inside says that it is executed in a root file system of its own.
+// checkPlatform checks that this machine can execute an image's program, whose first bytes are head. Both
+// the image's configuration and the program say what they are for. inside says that it is executed in a
+// root file system of its own.
 func checkPlatform(p *v1.Platform, head []byte, inside bool) error {
 	machine := machineArch()
-	if p == nil || p.Architecture == "" || p.OS == "linux" && native(p.Architecture, machine) {
+	foreign := &ForeignPlatformError{Machine: "linux/" + machine}
+	switch program := programArch(head); {
+	case p != nil && p.OS != "" && p.OS != "linux":
+		foreign.Image = platformName(p)
+		return foreign // and no emulator helps
+	case p != nil && p.Architecture != "" && !native(p.Architecture, machine):
+		foreign.Image = platformName(p)
+	case program != "" && !native(program, machine):
+		foreign.Image = "linux/" + program
+	default:
 		return nil
 	}
-	if p.OS == "linux" && emulated("/proc/sys/fs/binfmt_misc", head, inside) {
+	if emulated("/proc/sys/fs/binfmt_misc", head, inside) {
 		return nil
 	}
-	return &ForeignPlatformError{Image: platformName(p), Machine: "linux/" + machine}
+	return foreign
+}
+
+// programArch is the architecture that a program is for, by Go's name. It is empty if that is not known.
+func programArch(head []byte) string {
+	if len(head) < 20 || !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
+		return ""
+	}
+	order := binary.ByteOrder(binary.LittleEndian)
+	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {
+		order = binary.BigEndian
+	}
+	return map[elf.Machine]string{
+		elf.EM_X86_64: "amd64", elf.EM_386: "386", elf.EM_AARCH64: "arm64", elf.EM_ARM: "arm", elf.EM_S390: "s390x",
+	}[elf.Machine(order.Uint16(head[18:]))]
 }
 
 func platformName(p *v1.Platform) string {

@@ -158,6 +158,8 @@ func TestErrors(t *testing.T) {
 			s.platform = v1.Platform{Architecture: foreign, Variant: "v9"}
 			return s
 		}(), "the image is for linux/" + foreign + "/v9, which this machine (linux/" + runtime.GOARCH + ") cannot execute"},
+		{"a foreign program", appImage(t, entry1("/d"), file("d", 0o755, "\x7fELF\x02\x02\x01"+strings.Repeat("\x00", 11)+"\x00\x16")),
+			"the image is for linux/s390x, which this machine (linux/" + runtime.GOARCH + ") cannot execute"},
 		{"a foreign system", func() imageSpec {
 			s := appImage(t, v1.Config{})
 			s.platform = v1.Platform{OS: "windows"}
@@ -211,6 +213,26 @@ func TestAuto(t *testing.T) {
 			if l.Reason == "" {
 				expect(t, l.Kind)
 				return
+			}
+		}
+	})
+	t.Run("an odd directory for temporary files", func(t *testing.T) {
+		for _, l := range levels() {
+			if l.Reason == "" {
+				dir := t.TempDir()
+				require.NoError(t, os.Mkdir(filepath.Join(dir, "a b"), 0o755))
+				require.NoError(t, os.Symlink("a b", filepath.Join(dir, "link")))
+				t.Chdir(dir)
+				t.Setenv("TMPDIR", "link")
+				c := image
+				c.Isolation = l.Kind
+				p, err := Start(bounded(t), c)
+				require.NoError(t, err)
+				require.Equal(t, l.Kind, p.Isolation().Kind)
+				require.NoError(t, p.Close())
+				entries, err := os.ReadDir("link")
+				require.NoError(t, err)
+				require.Empty(t, entries)
 			}
 		}
 	})

@@ -82,7 +82,7 @@ func start(ctx context.Context, c engine.Container) (engine.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "slipway-run-")
+	dir, err := privateDir("slipway-run-")
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +92,19 @@ func start(ctx context.Context, c engine.Container) (engine.Process, error) {
 	}
 	p.dir = dir
 	return p, nil
+}
+
+// privateDir makes a temporary directory that only the caller can enter. Its path is absolute because the
+// helper is elsewhere, and without symbolic links because runc refuses them.
+func privateDir(prefix string) (string, error) {
+	parent, err := filepath.EvalSymlinks(os.TempDir())
+	if err == nil {
+		parent, err = filepath.Abs(parent)
+	}
+	if err != nil {
+		return "", fmt.Errorf("directory for temporary files: %w", err)
+	}
+	return os.MkdirTemp(parent, prefix)
 }
 
 // startIn makes the attempts in turn.
@@ -269,7 +282,7 @@ func (u *unpacker) hosts() error {
 		return err
 	}
 	if err := u.root.Remove(real); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return fmt.Errorf("replace the image's /etc/hosts: %w", err)
 	}
 	u.files[real] = meta{mode: 0o644}
 	text := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t" + hostname + "\n"
@@ -373,7 +386,7 @@ func probe(kind string) Level {
 	list, out, err := attempts(kind)
 	var dir string
 	if err == nil && len(list) > 0 {
-		dir, err = os.MkdirTemp("", "slipway-probe-")
+		dir, err = privateDir("slipway-probe-")
 	}
 	if err != nil {
 		return Level{Kind: kind, Reason: err.Error()}
