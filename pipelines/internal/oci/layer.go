@@ -72,33 +72,6 @@ func WriteLayer(dir, kind string, entries []Entry, modTime time.Time) (*Layer, e
 	}, nil
 }
 
-// OpenLayer returns a layer that WriteLayer wrote into the layout at dir before, with the Info that it had
-// then. The file has to be there with that size; its content is verified when it is copied or pushed.
-func OpenLayer(dir string, info LayerInfo) (*Layer, error) {
-	l := &Layer{Info: info}
-	fail := func(err error) (*Layer, error) {
-		return nil, fmt.Errorf("layer %q: %w", info.Kind, err)
-	}
-	var err error
-	if l.digest, err = v1.NewHash(info.Digest); err != nil {
-		return fail(err)
-	}
-	if l.diffID, err = v1.NewHash(info.DiffID); err != nil {
-		return fail(err)
-	}
-	if l.path, err = blobPath(dir, l.digest); err != nil {
-		return fail(err)
-	}
-	file, err := os.Stat(l.path)
-	if err != nil {
-		return fail(err)
-	}
-	if !file.Mode().IsRegular() || file.Size() != info.Size {
-		return fail(&DigestError{What: l.path, Want: info.Digest, Err: fmt.Errorf("it has %d bytes, not %d", file.Size(), info.Size)})
-	}
-	return l, nil
-}
-
 var _ v1.Layer = (*Layer)(nil)
 
 // Digest implements v1.Layer.

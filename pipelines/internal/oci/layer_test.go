@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/klauspost/compress/gzip"
 	"github.com/stretchr/testify/require"
 )
@@ -179,39 +177,6 @@ func TestLayerContent(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, layer.Info.DiffID, diffID.String())
 	require.Equal(t, layer.Info.UncompressedSize, size)
-}
-
-func TestOpenLayer(t *testing.T) {
-	dir := t.TempDir()
-	layer, err := WriteLayer(dir, "application", []Entry{{Path: "app", Data: []byte("x")}}, commitTime)
-	require.NoError(t, err)
-	again, err := OpenLayer(dir, layer.Info)
-	require.NoError(t, err)
-	require.Equal(t, layer, again)
-
-	// The library takes it as a layer.
-	img, err := mutate.AppendLayers(empty.Image, again)
-	require.NoError(t, err)
-	manifest, err := img.Manifest()
-	require.NoError(t, err)
-	require.Equal(t, again.descriptor(), manifest.Layers[0])
-	config, err := img.ConfigFile()
-	require.NoError(t, err)
-	require.Equal(t, layer.Info.DiffID, config.RootFS.DiffIDs[0].String())
-
-	for want, change := range map[string]func(*LayerInfo){
-		"not 1":        func(i *LayerInfo) { i.Size = 1 },
-		"hash":         func(i *LayerInfo) { i.DiffID = "x" },
-		"cannot parse": func(i *LayerInfo) { i.Digest = "x" },
-		"no such file": func(i *LayerInfo) { i.Digest = "sha256:" + strings.Repeat("0", 64) },
-		"not a sha256": func(i *LayerInfo) { i.Digest = "sha512:" + strings.Repeat("0", 128) },
-	} {
-		info := layer.Info
-		change(&info)
-		_, err := OpenLayer(dir, info)
-		require.ErrorContains(t, err, want)
-		require.ErrorContains(t, err, `layer "application"`)
-	}
 }
 
 func TestLayerRefusesBadEntries(t *testing.T) {
