@@ -40,8 +40,8 @@ type Engine interface {
 	// Run runs one command to its end.
 	Run(ctx context.Context, c Command) (*Result, error)
 
-	// Start starts an image. The caller must Close the process. The error is a *ForeignError when no
-	// image of that platform can run here.
+	// Start starts an image. The caller must Close the process. The error is a *ForeignError when no image
+	// of that platform can run here, and an *ImageError when the image itself is to blame.
 	Start(ctx context.Context, c Container) (Process, error)
 
 	// Close removes what the engine created for itself, other than caches.
@@ -166,6 +166,12 @@ type ForeignError struct {
 func (e *ForeignError) Error() string {
 	return "an image for " + e.Platform + " cannot run on " + e.Machine
 }
+
+// ImageError says that an image cannot be started anywhere, for what is in it or is not.
+type ImageError struct{ Err error }
+
+func (e *ImageError) Error() string { return e.Err.Error() }
+func (e *ImageError) Unwrap() error { return e.Err }
 
 // Process is a started image.
 type Process interface {
