@@ -164,7 +164,7 @@ type ForeignError struct {
 }
 
 func (e *ForeignError) Error() string {
-	return "an image for " + e.Platform + " cannot run on " + e.Machine
+	return "the image is for " + e.Platform + ", which this machine (" + e.Machine + ") cannot execute"
 }
 
 // ImageError says that an image cannot be started anywhere, for what is in it or is not.

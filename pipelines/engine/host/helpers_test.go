@@ -24,6 +24,10 @@ import (
 // hash to is then found out once.
 var cacheDir string
 
+// usersModCache is the module cache of whoever runs the tests. Nothing is written there but what fetching a
+// toolchain does.
+var usersModCache string
+
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
@@ -44,6 +48,12 @@ func testMain(m *testing.M) int {
 	}
 	os.Setenv("GIT_CONFIG_GLOBAL", filepath.Join(cacheDir, "gitconfig"))
 	os.Setenv("GIT_CONFIG_NOSYSTEM", "1")
+	out, err := exec.Command("go", "env", "GOMODCACHE").Output()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	usersModCache = strings.TrimSpace(string(out))
 	return m.Run()
 }
 
@@ -280,4 +290,11 @@ func goOnly(t *testing.T) {
 		t.Skipf("no symbolic links here: %v", err)
 	}
 	t.Setenv("PATH", dir)
+}
+
+func goEnv(t *testing.T, name string) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", name).Output()
+	require.NoError(t, err)
+	return strings.TrimSpace(string(out))
 }

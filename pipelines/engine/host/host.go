@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -101,9 +103,12 @@ func (e *Engine) open(ctx context.Context, o Options) error {
 	}
 	e.lock = flock.New(e.work + ".lock")
 	if _, err := e.lock.TryLockContext(ctx, 50*time.Millisecond); err != nil {
-		return fault.Environmentf(err, "Another slipway works on the same source: wait for it, or stop it.", "waiting for %s", e.work)
+		return fault.Environmentf(err, "Another slipway works on it: wait for that one, or stop it.", "source %s is in use", e.dir)
 	}
-	if err := os.MkdirAll(e.homeDir(), 0o700); err != nil {
+	if err := e.removeLeftovers(); err != nil {
+		return cacheError(err)
+	}
+	if err := e.makeHome(); err != nil {
 		return cacheError(err)
 	}
 	var err error
@@ -115,7 +120,17 @@ func (e *Engine) open(ctx context.Context, o Options) error {
 	if e.goEnv, err = readGoEnv(ctx, e.temp); err != nil {
 		return err
 	}
-	if e.source, err = readSource(ctx, e.dir, o.Exclude); err != nil {
+	// Some CI systems keep only what lies in the source from one run to the next, caches too.
+	exclude := slices.Clone(o.Exclude)
+	for _, d := range []string{e.cache, e.goEnv.GOCACHE, e.goEnv.GOMODCACHE} {
+		if real, err := filepath.EvalSymlinks(d); err == nil {
+			d = real
+		}
+		if rel, err := filepath.Rel(e.dir, d); err == nil && filepath.IsLocal(rel) && rel != "." {
+			exclude = append(exclude, filepath.ToSlash(rel))
+		}
+	}
+	if e.source, err = readSource(ctx, e.dir, exclude); err != nil {
 		return err
 	}
 	t := e.tree(pristine)
@@ -176,32 +191,55 @@ func (e *Engine) Source() engine.Source { return e.source }
 // Start implements engine.Engine. The kinds of isolation are "runc", "crun", "namespaces" and "process".
 func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process, error) {
 	p, err := sandbox.Start(ctx, c)
-	if f, ok := errors.AsType[*sandbox.ForeignPlatformError](err); ok {
-		err = &engine.ForeignError{Platform: f.Image, Machine: f.Machine}
+	if _, ok := errors.AsType[*sandbox.UnavailableError](err); ok {
+		err = fault.Environmentf(err, "--smoke=process tries the image without isolation, --smoke=off does not try it.", "the smoke run")
 	}
 	return p, err
 }
 
 // Close implements engine.Engine.
 func (e *Engine) Close() error {
+	if e.lock == nil || !e.lock.Locked() {
+		return nil // what there is belongs to another engine
+	}
 	err := removeAll(e.homeDir())
 	if e.temp != "" {
 		err = errors.Join(err, removeAll(e.temp))
 	}
 	if e.relocated.root != "" {
-		err = errors.Join(err, os.RemoveAll(e.relocated.root))
+		err = errors.Join(err, removeAll(e.relocated.root))
 	}
-	if e.lock != nil && e.lock.Locked() {
-		now := time.Now()
-		_ = os.Chtimes(e.lock.Path(), now, now) // pruneSources goes by it
-		err = errors.Join(err, e.lock.Unlock())
-	}
-	return err
+	now := time.Now()
+	_ = os.Chtimes(e.lock.Path(), now, now) // pruneSources goes by it
+	return errors.Join(err, e.lock.Unlock())
 }
 
 // homeDir is HOME of commands. It has the same name in every run, as the temporary directory has: `go test`
 // keeps a result only as long as the variables that a test looked at have not changed.
 func (e *Engine) homeDir() string { return filepath.Join(e.work, "home") }
+
+// removeLeftovers removes what a killed run could not.
+func (e *Engine) removeLeftovers() error {
+	left, err := filepath.Glob(filepath.Join(e.work, "rebuild-*"))
+	for _, dir := range append(left, e.homeDir()) {
+		err = errors.Join(err, removeAll(dir))
+	}
+	return err
+}
+
+// makeHome makes the home directory, with Go's telemetry switched off: else the first go command in a new
+// home starts a process of its own session that outlives it and writes there.
+func (e *Engine) makeHome() error {
+	config := filepath.Join(e.homeDir(), ".config")
+	if runtime.GOOS == "darwin" || runtime.GOOS == "ios" {
+		config = filepath.Join(e.homeDir(), "Library", "Application Support")
+	}
+	telemetry := filepath.Join(config, "go", "telemetry")
+	if err := os.MkdirAll(telemetry, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off\n"), 0o600)
+}
 
 // ownTemp makes a directory for temporary files of commands. Its name is short, because tests put Unix
 // sockets there, whose paths may have no more than 107 bytes. In a directory that all may write, somebody
@@ -211,8 +249,10 @@ func ownTemp(work string) (string, error) {
 	dir := filepath.Join(os.TempDir(), "slipway-"+hex.EncodeToString(id[:4]))
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrExist) {
-		var i fs.FileInfo
-		if i, err = os.Lstat(dir); err == nil && (!i.IsDir() || i.Mode().Perm() != 0o700 || !owned(i)) {
+		if i, lstatErr := os.Lstat(dir); lstatErr == nil && i.IsDir() && i.Mode().Perm() == 0o700 && owned(i) && removeAll(dir) == nil {
+			err = os.Mkdir(dir, 0o700) // what was there was left by a killed run
+		}
+		if errors.Is(err, fs.ErrExist) {
 			dir, err = os.MkdirTemp("", "slipway-")
 		}
 	}
@@ -239,7 +279,7 @@ func readGoEnv(ctx context.Context, dir string) (goEnv, error) {
 	}
 	cmd := exec.CommandContext(ctx, path, "env", "-json")
 	cmd.Dir = dir // no go.mod of anybody applies
-	cmd.Env = append(os.Environ(), "GOTOOLCHAIN=local", "GOWORK=off", "GOFLAGS=", "GO111MODULE=on")
+	cmd.Env = append(os.Environ(), "GOTOOLCHAIN=local", "GOWORK=off", "GOFLAGS=", "GO111MODULE=on", "GOROOT=", "GOEXPERIMENT=", "GOOS=", "GOARCH=")
 	out, err := cmd.Output()
 	if err != nil {
 		return g, fault.Environmentf(withStderr(err), "Check the Go installation: `go env` must work.", "go env")

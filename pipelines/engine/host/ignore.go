@@ -14,9 +14,9 @@ type ignore struct {
 	dir     string // of its .gitignore, with a slash at the end unless it is the root
 	literal string // what comes before the first wildcard
 	pattern string // the rest
-	negated bool // "!": what matches is not ignored after all
-	dirOnly bool // "name/": only directories match
-	byName  bool // no slash in it: it matches the last element of a name, at any depth
+	negated bool   // "!": what matches is not ignored after all
+	dirOnly bool   // "name/": only directories match
+	byName  bool   // no slash in it: it matches the last element of a name, at any depth
 }
 
 // add reads the .gitignore file of a directory.
@@ -107,7 +107,7 @@ func wildmatch(p, name string) bool {
 		if !ok {
 			return false
 		}
-		start = c == '/'
+		start = p[size-1] == '/'
 		p, name = p[size:], name[1:]
 	}
 	return name == ""

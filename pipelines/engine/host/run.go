@@ -22,6 +22,13 @@ const grace = 2 * time.Second
 
 // Run implements engine.Engine.
 func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, error) {
+	if c.OutputDir != "" {
+		dir, err := filepath.Abs(c.OutputDir) // the command runs in another directory
+		if err != nil {
+			return nil, fault.Environmentf(err, "", "outputs of %s", c.Name)
+		}
+		c.OutputDir = dir
+	}
 	root, done, err := e.root(c)
 	if err != nil {
 		return nil, err
@@ -144,7 +151,7 @@ func (e *Engine) root(c engine.Command) (string, func(), error) {
 // relocate makes the second copy of the source, at a place that differs in every run, with an empty build
 // cache beside it.
 func (e *Engine) relocate() error {
-	root, err := os.MkdirTemp(e.cache, "rebuild-")
+	root, err := os.MkdirTemp(e.work, "rebuild-")
 	if err != nil {
 		return cacheError(err)
 	}

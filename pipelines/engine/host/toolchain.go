@@ -121,12 +121,14 @@ func (e *Engine) verifyUnpacked(m module.Version, t toolchain) error {
 		return nil
 	}
 	sum, err := hashToolchain(t.root, m.String())
+	if _, ok := errors.AsType[*fault.Error](err); ok {
+		return err
+	}
 	if err != nil {
 		return fault.Environmentf(err, "", "toolchain go%s", t.Release)
 	}
 	if sum != t.Checksum {
-		return fault.Environmentf(nil, "Its files were changed after they were unpacked. `go clean -modcache` removes them; find out who changed them.",
-			"toolchain go%s in the module cache has checksum %s, not %s", t.Release, sum, t.Checksum)
+		return fault.Environmentf(nil, nextChanged, "toolchain go%s in the module cache has checksum %s, not %s", t.Release, sum, t.Checksum)
 	}
 	if err := os.MkdirAll(filepath.Dir(stamp), 0o755); err != nil {
 		return cacheError(err)
@@ -136,6 +138,8 @@ func (e *Engine) verifyUnpacked(m module.Version, t toolchain) error {
 	}
 	return nil
 }
+
+const nextChanged = "Its files were changed after they were unpacked. `go clean -modcache` removes them; find out who changed them."
 
 // hashToolchain is the h1: checksum of an unpacked toolchain module. A module cannot hold the go.mod files
 // of others, so toolchains have them as _go.mod, and whoever unpacks one copies them.
@@ -159,7 +163,7 @@ func hashToolchain(root, prefix string) (string, error) {
 				return "", err
 			}
 			if !bytes.Equal(a, b) {
-				return "", fmt.Errorf("%s is not what the module has as _go.mod", file(copied))
+				return "", fault.Environmentf(nil, nextChanged, "toolchain: %s is not what the module has as _go.mod", file(copied))
 			}
 		}
 	}

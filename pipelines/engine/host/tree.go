@@ -2,13 +2,16 @@ package host
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,8 +22,8 @@ import (
 // pristine is the tree that commands see which do not write to it.
 const pristine = "source"
 
-// tree is one copy of the source. It has the same place in every run, and files keep their times as long
-// as their content does not change: both are what `go test` needs to know a result again.
+// tree is one copy of the source. It has the same place in every run, and the times of files change with
+// their content and only then: both are what `go test` needs to know a result again.
 type tree struct {
 	mu    sync.Mutex // held while a command that may write runs in it
 	from  string
@@ -61,16 +64,7 @@ func (t *tree) sync() error {
 	if err := os.Remove(index); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return cacheError(err)
 	}
-	if err := os.MkdirAll(t.root, 0o755); err != nil {
-		return cacheError(err)
-	}
-	wanted := make(map[string]bool, len(t.files))
-	for _, f := range t.files {
-		for name := filepath.FromSlash(f.Name); name != "." && !wanted[name]; name = filepath.Dir(name) {
-			wanted[name] = true
-		}
-	}
-	if err := t.removeOthers(wanted); err != nil {
+	if err := t.makeRoom(); err != nil {
 		return cacheError(err)
 	}
 	now := make(map[string]copied, len(t.files))
@@ -91,30 +85,61 @@ func (t *tree) sync() error {
 	return nil
 }
 
-func (t *tree) removeOthers(wanted map[string]bool) error {
-	return filepath.WalkDir(t.root, func(file string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrPermission) && d != nil && d.IsDir() {
-			// A test took away the right to read a directory.
-			if err := os.Chmod(file, 0o755); err != nil {
-				return err
-			}
-			return removeAll(file)
+// makeRoom removes what is not part of the source, or not of the right kind, and makes all directories.
+func (t *tree) makeRoom() error {
+	isDir := map[string]bool{".": true} // of everything that belongs here
+	for _, f := range t.files {
+		name := filepath.FromSlash(f.Name)
+		isDir[name] = false
+		for dir := filepath.Dir(name); !isDir[dir]; dir = filepath.Dir(dir) {
+			isDir[dir] = true
 		}
+	}
+	if i, err := os.Lstat(t.root); err == nil && !i.IsDir() {
+		if err := os.Remove(t.root); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(t.root, 0o755); err != nil {
+		return err
+	}
+	err := filepath.WalkDir(t.root, func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		name, err := filepath.Rel(t.root, file)
-		if err != nil || name == "." || wanted[name] {
+		if err != nil {
 			return err
 		}
-		if err := removeAll(file); err != nil {
-			return err
-		}
-		if d.IsDir() {
+		if wantDir, ok := isDir[name]; !ok || wantDir != d.IsDir() {
+			if err := removeAll(file); err != nil || !d.IsDir() {
+				return err
+			}
 			return filepath.SkipDir
 		}
-		return nil
+		if i, err := d.Info(); err != nil || !d.IsDir() || i.Mode().Perm() == 0o755 {
+			return err
+		}
+		return os.Chmod(file, 0o755) // before WalkDir reads it: a test may have taken away the right to
 	})
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(isDir)) {
+		if !isDir[name] {
+			continue
+		}
+		dir := filepath.Join(t.root, name)
+		if err := os.Mkdir(dir, 0o755); errors.Is(err, fs.ErrExist) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if err := os.Chmod(dir, 0o755); err != nil { // a umask does not apply to it
+			return err
+		}
+	}
+	return nil
 }
 
 // place puts one file into the tree unless it is there unchanged.
@@ -132,15 +157,6 @@ func (t *tree) place(f engine.File, had copied) (copied, error) {
 	}
 	if err == nil {
 		if err := removeAll(name); err != nil {
-			return had, err
-		}
-	}
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		// A test put a file where a directory belongs.
-		if err := removeAll(filepath.Dir(name)); err != nil {
-			return had, err
-		}
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			return had, err
 		}
 	}
@@ -165,17 +181,21 @@ func mode(f engine.File) fs.FileMode {
 	return 0o644
 }
 
-// copyFile copies content and time of a regular file, which must still be what was hashed.
+// contentTime is the time of a file with the given content. `go test` takes a file for unchanged whose
+// size and time are; the time in the source is no help there, since an edit may leave it as it was, and a
+// checkout may give one time to all files. It lies between 2001 and 2018, at a second that any file system
+// can store.
+func contentTime(sum [sha256.Size]byte) time.Time {
+	return time.Unix(1_000_000_000+2*int64(binary.BigEndian.Uint32(sum[:])>>4), 0)
+}
+
+// copyFile copies the content of a regular file, which must still be what was hashed.
 func copyFile(to, from string, f engine.File) error {
 	r, err := os.Open(from)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	i, err := r.Stat()
-	if err != nil {
-		return err
-	}
 	w, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode(f))
 	if err != nil {
 		return err
@@ -186,10 +206,12 @@ func copyFile(to, from string, f engine.File) error {
 	if err := errors.Join(err, w.Chmod(mode(f)), w.Close()); err != nil {
 		return err
 	}
-	if hex.EncodeToString(h.Sum(nil)) != f.SHA256 {
+	sum := [sha256.Size]byte(h.Sum(nil))
+	if hex.EncodeToString(sum[:]) != f.SHA256 {
 		return fault.Environmentf(nil, "Run slipway again when nothing writes to the source.", "source: %q changed while slipway read it", f.Name)
 	}
-	return os.Chtimes(to, i.ModTime(), i.ModTime())
+	when := contentTime(sum)
+	return os.Chtimes(to, when, when)
 }
 
 // removeAll is os.RemoveAll that also removes directories whose owner may not write them, as tests and

@@ -49,6 +49,8 @@ const (
 	noSysAdmin = "no-sys-admin"
 	// Root, with all cgroups read-only.
 	noCgroups = "no-cgroups"
+	// Root of a user namespace that has no other user, as with unshare -r.
+	oneID = "one-id"
 	// Root without privileges, and user namespaces are switched off.
 	nothing = "nothing"
 )
@@ -161,7 +163,7 @@ func runVariant(t *testing.T, variant, pattern string) {
 		require.NoError(t, os.Chown(dir, nobody, nobody))
 	case noCgroups:
 		attr.Cloneflags = unix.CLONE_NEWNS
-	case nothing:
+	case nothing, oneID:
 		attr.Cloneflags = unix.CLONE_NEWUSER | unix.CLONE_NEWNS
 		attr.UidMappings = []syscall.SysProcIDMap{{Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{Size: 1}}
@@ -171,7 +173,10 @@ func runVariant(t *testing.T, variant, pattern string) {
 	cmd.SysProcAttr = attr
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	require.Contains(t, string(out), "--- PASS: ", "no test has run")
+	if !strings.Contains(string(out), "--- PASS: ") {
+		require.Contains(t, string(out), "--- SKIP: ", "no test has run")
+		t.Skipf("%s", out)
+	}
 	t.Logf("%s", out)
 }
 

@@ -317,15 +317,15 @@ func database(root *os.Root, name string, fields int) [][]string {
 // root file system of its own.
 func checkPlatform(p *v1.Platform, head []byte, inside bool) error {
 	machine := machineArch()
-	foreign := &ForeignPlatformError{Machine: "linux/" + machine}
+	foreign := &engine.ForeignError{Machine: "linux/" + machine}
 	switch program := programArch(head); {
 	case p != nil && p.OS != "" && p.OS != "linux":
-		foreign.Image = platformName(p)
+		foreign.Platform = platformName(p)
 		return foreign // and no emulator helps
 	case p != nil && p.Architecture != "" && !native(p.Architecture, machine):
-		foreign.Image = platformName(p)
+		foreign.Platform = platformName(p)
 	case program != "" && !native(program, machine):
-		foreign.Image = "linux/" + program
+		foreign.Platform = "linux/" + program
 	default:
 		return nil
 	}

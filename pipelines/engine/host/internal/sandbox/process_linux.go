@@ -238,6 +238,9 @@ func receivedConn(oob []byte) net.Conn {
 
 // call sends a request to the helper and waits for the answer.
 func (p *process) call(ctx context.Context, r request) (answer, error) {
+	if err := ctx.Err(); err != nil {
+		return answer{}, err
+	}
 	ch := make(chan answer, 1)
 	p.mu.Lock()
 	p.nextID++

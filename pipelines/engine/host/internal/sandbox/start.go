@@ -11,7 +11,6 @@ package sandbox
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
@@ -32,7 +31,7 @@ const (
 // The kinds of isolation are "runc" and "crun" (as root, where installed), "namespaces", and "process",
 // which is no isolation at all and is used only when asked for by name.
 //
-// An [*UnavailableError] says that the machine cannot isolate a process, a [*ForeignPlatformError] that it
+// An [*UnavailableError] says that the machine cannot isolate a process, an [*engine.ForeignError] that it
 // cannot execute the image. Other errors are faults of the image or of the machine.
 func Start(ctx context.Context, c engine.Container) (engine.Process, error) { return start(ctx, c) }
 
@@ -63,15 +62,5 @@ func (e *UnavailableError) Error() string {
 	for _, l := range e.Levels {
 		tried = append(tried, l.Kind+": "+l.Reason)
 	}
-	return "this machine cannot isolate the image's process: " + strings.Join(tried, "; ") + "; --smoke=process runs without isolation"
-}
-
-// ForeignPlatformError says that this machine cannot execute what the image is for.
-type ForeignPlatformError struct {
-	// Image and Machine are platforms, such as "linux/arm64".
-	Image, Machine string
-}
-
-func (e *ForeignPlatformError) Error() string {
-	return fmt.Sprintf("the image is for %s, which this machine (%s) cannot execute; binfmt_misc has no emulator for it", e.Image, e.Machine)
+	return "this machine cannot isolate the image's process: " + strings.Join(tried, "; ")
 }

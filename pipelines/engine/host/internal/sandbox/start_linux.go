@@ -123,8 +123,8 @@ func startIn(ctx context.Context, dir string, im *image, c engine.Container, lis
 			}
 			var err error
 			prepared, err = prepare(ctx, dir, root, im, c, a)
-			if owners = a.owners(); owners && errors.Is(err, unix.EPERM) {
-				// Root without the capabilities of root, as in some containers.
+			if owners = a.owners(); owners && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL)) {
+				// Root without the capabilities of root, or in a user namespace that does not have the owner.
 				out = append(out, Level{Kind: a.kind, Reason: "files cannot be given their owners: " + err.Error()})
 				prepared = nil
 				continue
@@ -143,7 +143,7 @@ func startIn(ctx context.Context, dir string, im *image, c engine.Container, lis
 		}
 		// The kernel may not be built for programs of 32 bits.
 		if p := im.config.Platform(); p != nil && p.Architecture != machineArch() && errors.Is(err, unix.ENOEXEC) {
-			err = &ForeignPlatformError{Image: platformName(p), Machine: "linux/" + machineArch()}
+			err = &engine.ForeignError{Platform: platformName(p), Machine: "linux/" + machineArch()}
 		}
 		return nil, err
 	}
@@ -173,7 +173,7 @@ func reason(a attempt, err error) string {
 func prepare(ctx context.Context, dir, rootDir string, im *image, c engine.Container, a attempt) (*order, error) {
 	cmd, err := im.command(c)
 	if err != nil {
-		return nil, err
+		return nil, &engine.ImageError{Err: err}
 	}
 	if err := os.Mkdir(rootDir, 0o755); err != nil {
 		return nil, err
@@ -189,19 +189,19 @@ func prepare(ctx context.Context, dir, rootDir string, im *image, c engine.Conta
 	}
 	as, err := lookupUser(root, im.config.Config.User)
 	if err != nil {
-		return nil, err
+		return nil, &engine.ImageError{Err: err}
 	}
 	if _, ok := lookupEnv(cmd.env, "HOME"); !ok {
 		cmd.env = append(cmd.env, "HOME="+as.home)
 	}
 	cwd, err := u.directory(cmd.dir)
 	if err != nil {
-		return nil, fmt.Errorf("the image's working directory %w", err)
+		return nil, &engine.ImageError{Err: fmt.Errorf("the image's working directory %w", err)}
 	}
 
 	name, real, err := cmd.entrypoint(root)
 	if err != nil {
-		return nil, err
+		return nil, &engine.ImageError{Err: err}
 	}
 	head, err := readHead(root, real)
 	if err != nil {
@@ -320,8 +320,12 @@ func makeLimits(a attempt, memory int64, processes int) (limits, error) {
 	if a.kind == kindProcess || memory <= 0 && processes <= 0 {
 		return l, nil
 	}
-	if a.userns || os.Geteuid() != 0 {
+	if os.Geteuid() != 0 {
 		l.Why = "only root can make a cgroup"
+		return l, nil
+	}
+	if a.userns {
+		l.Why = "in a user namespace, no cgroup is made"
 		return l, nil
 	}
 	err := makeCgroup(fmt.Sprintf("slipway-%d-%s", os.Getpid(), strings.ToLower(rand.Text())), &l)
