@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/slipway-ci/slipway/pipelines/fault"
@@ -156,29 +157,36 @@ func (p *Pipeline) assemble(ctx context.Context, result *ImageResult, progress f
 	}
 	progress("layers")
 	layout := p.path(imageDir)
-	common, err := p.commonLayers(layout)
+	spec := oci.Spec{Created: p.sourceTime(), RefName: p.Plan.Name, Annotations: p.labels(result)}
+	platforms := p.imagePlatforms()
+	lower := make([]v1.Image, len(platforms))
+	for i, platform := range platforms {
+		if lower[i], err = base.Image(ctx, platform.String()); err != nil {
+			return baseError(err)
+		}
+	}
+	parts, err := p.commonParts()
 	if err != nil {
 		return err
 	}
-	spec := oci.Spec{Created: p.sourceTime(), RefName: p.Plan.Name, Annotations: p.labels(result)}
-	platforms := p.imagePlatforms()
-	spec.Images = make([]oci.ImageSpec, len(platforms))
-	err = p.parallel(ctx, len(platforms), func(ctx context.Context, i int) error {
-		lower, err := base.Image(ctx, platforms[i].String())
-		if err != nil {
-			return baseError(err)
-		}
-		layer, err := p.commandLayer(layout, platforms[i])
-		if err != nil {
-			return err
-		}
-		spec.Images[i] = oci.ImageSpec{
-			Platform: platforms[i].String(), Base: lower, Layers: append(slices.Clone(common), layer), Annotations: spec.Annotations, Config: p.imageConfig(entrypoint, spec.Annotations),
+	n := len(parts)
+	for _, platform := range platforms {
+		parts = append(parts, part{"commands", p.commandEntries(platform)})
+	}
+	layers := make([]*oci.Layer, len(parts))
+	err = p.parallel(ctx, len(parts), func(_ context.Context, i int) (err error) {
+		if layers[i], err = oci.WriteLayer(layout, parts[i].kind, parts[i].entries, p.sourceTime()); err != nil {
+			return p.dist.error(err)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
+	}
+	for i, platform := range platforms {
+		spec.Images = append(spec.Images, oci.ImageSpec{
+			Platform: platform.String(), Base: lower[i], Layers: append(slices.Clone(layers[:n]), layers[n+i]), Annotations: spec.Annotations, Config: p.imageConfig(entrypoint, spec.Annotations),
+		})
 	}
 	progress("assembling")
 	index, err := oci.Assemble(ctx, layout, spec)
@@ -196,19 +204,21 @@ func (p *Pipeline) assemble(ctx context.Context, result *ImageResult, progress f
 	return nil
 }
 
-// commandLayer writes the layer with the commands for a platform.
-func (p *Pipeline) commandLayer(layout string, platform Platform) (*oci.Layer, error) {
+// part is what goes into one layer.
+type part struct {
+	kind    string
+	entries []oci.Entry
+}
+
+// commandEntries are the commands for a platform.
+func (p *Pipeline) commandEntries(platform Platform) []oci.Entry {
 	var entries []oci.Entry
 	for _, b := range p.build.Binaries {
 		if b.platform == platform {
 			entries = append(entries, oci.Entry{Path: path.Join(binDir, b.Name), Mode: 0o755, File: p.path(b.Path)})
 		}
 	}
-	layer, err := oci.WriteLayer(layout, "commands", entries, p.sourceTime())
-	if err != nil {
-		return nil, p.dist.error(err)
-	}
-	return layer, nil
+	return entries
 }
 
 func (p *Pipeline) imageConfig(entrypoint string, labels map[string]string) oci.Config {
@@ -276,13 +286,9 @@ func shownBase(ref string) string {
 	return ref
 }
 
-// commonLayers are what a program needs around it, the same for every platform. Each is a layer of its
+// commonParts are what a program needs around it, the same for every platform. Each is a layer of its
 // own, so that registries keep it once for all images.
-func (p *Pipeline) commonLayers(layout string) ([]*oci.Layer, error) {
-	type part struct {
-		kind    string
-		entries []oci.Entry
-	}
+func (p *Pipeline) commonParts() ([]part, error) {
 	var parts []part
 	if *p.Config.Certificates {
 		entries, err := oci.Certificates()
@@ -309,15 +315,7 @@ func (p *Pipeline) commonLayers(layout string) ([]*oci.Layer, error) {
 	if *p.Config.Tmp {
 		parts = append(parts, part{"tmp", oci.Temp()})
 	}
-	var layers []*oci.Layer
-	for _, x := range parts {
-		l, err := oci.WriteLayer(layout, x.kind, x.entries, p.sourceTime())
-		if err != nil {
-			return nil, p.dist.error(err)
-		}
-		layers = append(layers, l)
-	}
-	return layers, nil
+	return parts, nil
 }
 
 // labels are the standard ones of the OCI image specification, as far as source, commit and lock file

@@ -309,6 +309,12 @@ func (v *vetting) regenerate(ctx context.Context, m Module, check string, args, 
 	if err != nil {
 		return nil, err
 	}
+	for _, other := range v.p.Plan.Modules {
+		// The modules of a workspace need not name each other in go.mod, and only the workspace has them.
+		if r.ExitCode != 0 && v.p.Plan.goWork != "off" && other.Path != m.Path && bytes.Contains(r.Stderr, []byte("module "+other.Path+":")) {
+			return nil, notChecked(strings.Join(args, " ") + " does not look into go.work, and " + m.Path + " finds " + other.Path + " nowhere else")
+		}
+	}
 	if r.ExitCode != 0 && unreachable(r.Stderr) {
 		return nil, notChecked("the Go module proxy cannot be reached")
 	}

@@ -96,7 +96,7 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	}
 	defer func() {
 		err = errors.Join(err, e.Close())
-		if err != nil && err != errVerdict && in.json {
+		if err != nil && !errors.Is(err, errVerdict) && in.json {
 			_ = json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "error": err.Error()})
 		}
 	}()
@@ -112,6 +112,15 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 		lock.Forget()
 	}
 
+	if c.run == nil {
+		// A question writes no output, so it needs no place for one.
+		dir, err := os.MkdirTemp("", "slipway-"+c.name+"-")
+		if err != nil {
+			return fault.Environmentf(err, "Check TMPDIR.", "temporary directory")
+		}
+		defer os.RemoveAll(dir)
+		in.output = filepath.Join(dir, "output")
+	}
 	progress := view.Choose(stderr, false, os.Getenv)
 	if in.json {
 		progress = view.JSON(stdout)

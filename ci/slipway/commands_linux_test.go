@@ -40,11 +40,11 @@ func disk(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Defer(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 }
 
-// interrupt is the program `interrupt FIFO PROGRAM ARG...`. It runs the program until somebody writes numbers
-// of processes into the named pipe FIFO, sends it SIGINT, and ends with its exit code, or with 99 if the
-// processes are still there then.
+// interrupt is the program `interrupt WHEN PROGRAM ARG...`. It runs the program, sends it SIGINT, and ends with
+// its exit code, or with 99 if processes that it has started are still there then. WHEN is a text that the
+// program prints before, or the path of a named pipe into which somebody writes numbers of processes.
 func interrupt() {
-	pids, code, err := interruptAfter(os.Args[1], os.Args[2:])
+	pids, code, err := interruptWhen(os.Args[1], exec.Command(os.Args[2], os.Args[3:]...))
 	if err == nil {
 		err = waitGone(pids)
 	}
@@ -55,37 +55,78 @@ func interrupt() {
 	os.Exit(code)
 }
 
-func interruptAfter(fifo string, args []string) (pids []string, code int, err error) {
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
-		return nil, 0, err
-	}
-	// Opened for both, it does not wait for the other side.
-	f, err := os.OpenFile(fifo, os.O_RDWR|unix.O_NONBLOCK, 0)
+func interruptWhen(when string, cmd *exec.Cmd) (pids []string, code int, err error) {
+	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, 0, err
 	}
-	defer f.Close()
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	sign := make(chan string, 1)
+	if filepath.IsAbs(when) {
+		if err := unix.Mkfifo(when, 0o600); err != nil {
+			return nil, 0, err
+		}
+		// Opened for both, it does not wait for the other side.
+		pipe, err := os.OpenFile(when, os.O_RDWR|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return nil, 0, err
+		}
+		defer pipe.Close()
+		go func() {
+			if line, err := bufio.NewReader(pipe).ReadString('\n'); err == nil {
+				sign <- line
+			}
+		}()
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, 0, err
 	}
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	go func() {
-		ended <- cmd.Wait()
-		_ = f.SetReadDeadline(time.Now())
+		defer close(ended)
+		said := false
+		for lines := bufio.NewReader(stdout); ; {
+			line, err := lines.ReadString('\n')
+			_, _ = os.Stdout.WriteString(line)
+			if !said && strings.Contains(line, when) {
+				said = true
+				sign <- ""
+			}
+			if err != nil {
+				return
+			}
+		}
 	}()
-	line, err := bufio.NewReader(f).ReadString('\n')
-	if err != nil {
-		return nil, 0, fmt.Errorf("nothing came: %w, and the program: %v", err, <-ended)
+	select {
+	case line := <-sign:
+		pids = append(strings.Fields(line), descendants(cmd.Process.Pid)...)
+	case <-ended:
+		return nil, 0, fmt.Errorf("it ended by itself (%v)", cmd.Wait())
 	}
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		return nil, 0, err
 	}
-	if x, ok := errors.AsType[*exec.ExitError](<-ended); ok {
+	<-ended
+	if x, ok := errors.AsType[*exec.ExitError](cmd.Wait()); ok {
 		code = x.ExitCode()
 	}
-	return strings.Fields(line), code, nil
+	return pids, code, nil
+}
+
+// descendants are the processes that a process has started, and what those have started.
+func descendants(pid int) []string {
+	var all []string
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, name := range lists {
+		children, _ := os.ReadFile(name)
+		for _, child := range strings.Fields(string(children)) {
+			all = append(all, child)
+			if n, err := strconv.Atoi(child); err == nil {
+				all = append(all, descendants(n)...)
+			}
+		}
+	}
+	return all
 }
 
 // waitGone waits for the end of processes that were killed already.
@@ -133,7 +174,7 @@ func nobody() {
 	// Scripts run in a directory that is closed to others, and so is root's module cache.
 	work := os.Getenv("WORK")
 	exitOn(os.Chmod(filepath.Dir(work), 0o755))
-	own := filepath.Join(work, ".nobody")
+	own := work + "-nobody" // not in it: that may be a source
 	modules := filepath.Join(own, "mod")
 	exitOn(os.MkdirAll(modules, 0o755))
 	exitOn(unix.Mount(os.Getenv("GOMODCACHE"), modules, "", unix.MS_BIND, ""))

@@ -119,7 +119,9 @@ func value(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: value VARIABLE FILE KEY[.KEY...]")
 	}
 	var v any
-	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &v))
+	d := json.NewDecoder(strings.NewReader(ts.ReadFile(args[1])))
+	d.UseNumber()
+	ts.Check(d.Decode(&v))
 	for key := range strings.SplitSeq(args[2], ".") {
 		switch x := v.(type) {
 		case map[string]any:
@@ -138,6 +140,19 @@ func value(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("there is no %s in %s", args[2], args[1])
 	}
 	ts.Setenv(args[0], fmt.Sprint(v))
+}
+
+// objects looks whether every line of a file is a JSON object.
+func objects(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: objects FILE")
+	}
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		var o map[string]any
+		if err := json.Unmarshal([]byte(line), &o); err != nil {
+			ts.Fatalf("%v: %s", err, line)
+		}
+	}
 }
 
 func equal(ts *testscript.TestScript, neg bool, args []string) {
@@ -172,7 +187,7 @@ func found(ts *testscript.TestScript, neg bool, args []string) {
 				}
 				content = append(content, plain...)
 			}
-			if bytes.Contains(content, []byte(args[0])) || strings.Contains(name, args[0]) {
+			if bytes.Contains(content, []byte(args[0])) || strings.Contains(d.Name(), args[0]) {
 				names = append(names, name)
 			}
 			return nil

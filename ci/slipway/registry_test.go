@@ -27,7 +27,7 @@ import (
 //
 //	registry                 open to everybody
 //	registry USER PASSWORD   open to one user, and BASIC is what travels for him
-//	registry refuse          closed to everybody, and repeats in its answer what it was sent
+//	registry refuse          closed to the unknown, and to be read only; repeats in its answer what it was sent
 //	registry dies            gone for good after the first blob has arrived
 //	registry debian          Debian's docker-registry, a program of its own
 func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
@@ -46,13 +46,20 @@ func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
 		if dead.Load() {
 			panic(http.ErrAbortHandler)
 		}
-		user, password, _ := r.BasicAuth()
-		if kind == "refuse" || len(args) == 2 && (user != args[0] || password != args[1]) {
+		user, password, known := r.BasicAuth()
+		status := 0
+		switch {
+		case len(args) == 2 && (user != args[0] || password != args[1]), kind == "refuse" && !known:
+			status = http.StatusUnauthorized
 			w.Header().Set("WWW-Authenticate", `Basic realm="scripts"`)
+		case kind == "refuse" && r.Method != http.MethodGet && r.Method != http.MethodHead:
+			status = http.StatusForbidden
+		}
+		if status != 0 {
 			w.Header().Set("Content-Type", "application/json")
-			w.WriteHeader(http.StatusUnauthorized)
+			w.WriteHeader(status)
 			message := "go away, " + user + " with " + password + " (" + r.Header.Get("Authorization") + ")"
-			_ = json.NewEncoder(w).Encode(map[string]any{"errors": []any{map[string]string{"code": "UNAUTHORIZED", "message": message}}})
+			_ = json.NewEncoder(w).Encode(map[string]any{"errors": []any{map[string]string{"code": "DENIED", "message": message}}})
 			return
 		}
 		inner.ServeHTTP(w, r)

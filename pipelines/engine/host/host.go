@@ -277,7 +277,9 @@ func readGoEnv(ctx context.Context, dir string) (goEnv, error) {
 	if err != nil {
 		return g, fault.Environmentf(nil, "Install any Go from 1.21 on; slipway fetches the other releases with it.", "no go command on the PATH")
 	}
-	cmd := exec.CommandContext(ctx, path, "env", "-json")
+	// All of its variables would have it ask the C compiler too.
+	cmd := exec.CommandContext(ctx, path, "env", "-json", "GOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GONOPROXY", "GOINSECURE", "GOVCS", "GOAUTH",
+		"GOMODCACHE", "GOCACHE", "GOVERSION")
 	cmd.Dir = dir // no go.mod of anybody applies
 	cmd.Env = append(os.Environ(), "GOTOOLCHAIN=local", "GOWORK=off", "GOFLAGS=", "GO111MODULE=on", "GOROOT=", "GOEXPERIMENT=", "GOOS=", "GOARCH=")
 	out, err := cmd.Output()

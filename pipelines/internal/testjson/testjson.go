@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -92,6 +93,9 @@ type pkg struct {
 	failedBuild string
 }
 
+// notBuilt matches what Go before 1.24 prints in place of events for a package that cannot be built.
+var notBuilt = regexp.MustCompile(`^FAIL\t(\S+) \[(?:build|setup) failed\]$`)
+
 // Read reads events until r ends. For each event of a test it calls running, with the test's package and
 // name, if running is not nil.
 func Read(r io.Reader, running func(pkg, test string)) Report {
@@ -112,7 +116,11 @@ func Read(r io.Reader, running func(pkg, test string)) Report {
 		if len(line) > 0 {
 			var e event
 			if json.Unmarshal(line, &e) != nil || e.Action == "" {
-				if len(report.Stray) < maxOutput {
+				if m := notBuilt.FindSubmatch(line); m != nil {
+					p := get(string(m[1]))
+					p.result = Fail
+					p.print(string(line) + "\n")
+				} else if len(report.Stray) < maxOutput {
 					report.Stray = append(append(report.Stray, line...), '\n')
 				}
 			} else if e.Package == "" {
@@ -173,7 +181,7 @@ func (p *pkg) add(e event) {
 			p.failedBuild = e.FailedBuild
 		}
 	case "output":
-		if e.Test == "" && strings.HasSuffix(strings.TrimSpace(e.Output), "(cached)") {
+		if e.Test == "" && strings.HasPrefix(e.Output, "ok  \t"+e.Package+"\t(cached)") {
 			p.cached = true
 		}
 		u.print(e.Output)
@@ -220,23 +228,39 @@ func clean(output []byte) string {
 // AddBuildErrors gives the build errors on standard error, where Go before 1.24 prints them, to the
 // packages that they kept from being tested.
 func (r *Report) AddBuildErrors(stderr []byte) {
-	sections := map[string][]byte{}
+	var paths []string // in the order in which they come
+	sections := map[string]string{}
 	path := ""
-	for line := range bytes.Lines(stderr) {
-		if header, ok := bytes.CutPrefix(line, []byte("# ")); ok {
-			// "# example.com/a [example.com/a.test]"
-			path, _, _ = strings.Cut(strings.TrimSpace(string(header)), " ")
+	for line := range strings.Lines(string(stderr)) {
+		if header, ok := strings.CutPrefix(line, "# "); ok {
+			// "# example.com/a_test [example.com/a.test]"
+			path, _, _ = strings.Cut(strings.TrimSpace(header), " ")
+			paths = append(paths, path)
 			continue
 		}
-		sections[path] = append(sections[path], line...)
+		if path != "" {
+			sections[path] += line
+		}
+	}
+	own := func(p Package) string {
+		text := ""
+		for _, suffix := range []string{"", "_test", ".test"} {
+			text += sections[p.Path+suffix]
+		}
+		return text
+	}
+	// What lies in no tested package lies in one that those import.
+	imported := ""
+	for _, path := range slices.Compact(paths) {
+		if !slices.ContainsFunc(r.Packages, func(p Package) bool { return path == p.Path || path == p.Path+"_test" || path == p.Path+".test" }) {
+			imported += sections[path]
+		}
 	}
 	for i, p := range r.Packages {
-		text := sections[p.Path]
-		if text == nil {
-			text = sections[p.Path+"_test"]
+		if p.Result != Fail || len(p.Tests) > 0 || len(paths) == 0 || !notBuilt.MatchString(p.Output) {
+			continue
 		}
-		if p.Result == Fail && len(text) > 0 && len(p.Tests) == 0 {
-			r.Packages[i].Output = strings.TrimSpace(string(text) + p.Output)
-		}
+		text := cmp.Or(own(p), imported, "A package that it imports cannot be built.\n")
+		r.Packages[i].Output = strings.ToValidUTF8(strings.TrimSpace(text+p.Output), "\uFFFD")
 	}
 }
