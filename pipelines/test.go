@@ -210,20 +210,18 @@ func (p *Pipeline) testLeg(ctx context.Context, release string, m Module, patter
 // failures lists what failed, with the releases in which it did; what fails in some releases only comes
 // first.
 func (r *TestResult) failures(plan *Plan) []Failure {
-	type key struct{ pkg, test string }
+	type key struct{ module, pkg, test string }
 	releases := map[key][]string{}
 	output := map[key]string{}
-	modules := map[key]string{}
 	add := func(k key, l TestLeg, text string) {
 		releases[k] = append(releases[k], l.Release)
-		modules[k] = l.Module
 		if output[k] == "" {
 			output[k] = text
 		}
 	}
 	for _, l := range r.Legs {
 		if l.Message != "" {
-			add(key{}, l, l.Message)
+			add(key{module: l.Module}, l, l.Message)
 		}
 		for _, pkg := range l.Packages {
 			if pkg.Result != testjson.Fail {
@@ -231,14 +229,13 @@ func (r *TestResult) failures(plan *Plan) []Failure {
 			}
 			named := false
 			for _, t := range pkg.Tests {
-				// A parent fails with its subtests; the subtests say why.
-				if t.Result == testjson.Fail && !pkg.HasFailedSubtest(t.Name) {
-					add(key{pkg.Path, t.Name}, l, t.Output)
+				if t.Result == testjson.Fail && pkg.SaysWhy(t) {
+					add(key{l.Module, pkg.Path, t.Name}, l, t.Output)
 					named = true
 				}
 			}
 			if !named {
-				add(key{pkg.Path, ""}, l, pkg.Output)
+				add(key{l.Module, pkg.Path, ""}, l, pkg.Output)
 			}
 		}
 	}
@@ -249,7 +246,7 @@ func (r *TestResult) failures(plan *Plan) []Failure {
 		in = slices.Compact(in)
 		f := Failure{What: strings.TrimSpace(k.pkg + " " + k.test), Message: output[k], Repeat: map[string]string{"go-versions": in[0]}}
 		if f.What == "" {
-			f.What = "go test of module " + modules[k]
+			f.What = "go test of module " + k.module
 		}
 		if k.pkg != "" {
 			f.Repeat["packages"] = k.pkg

@@ -50,9 +50,18 @@ type Test struct {
 	Output string `json:"output,omitempty"`
 }
 
-// HasFailedSubtest tells whether a subtest of the named test failed.
-func (p Package) HasFailedSubtest(name string) bool {
-	return slices.ContainsFunc(p.Tests, func(t Test) bool { return t.Result == Fail && strings.HasPrefix(t.Name, name+"/") })
+// SaysWhy tells whether a failed test says itself why it failed. One that does not has failed because its
+// subtests did. A panic in a subtest is told by its parent.
+func (p Package) SaysWhy(t Test) bool {
+	if !slices.ContainsFunc(p.Tests, func(sub Test) bool { return sub.Result == Fail && strings.HasPrefix(sub.Name, t.Name+"/") }) {
+		return true
+	}
+	for line := range strings.Lines(t.Output) {
+		if !strings.HasPrefix(strings.TrimSpace(line), "--- FAIL: ") {
+			return true
+		}
+	}
+	return false
 }
 
 // event is one line, as described by `go doc test2json`.
@@ -117,7 +126,7 @@ func Read(r io.Reader, running func(pkg, test string)) Report {
 			var e event
 			if json.Unmarshal(line, &e) != nil || e.Action == "" {
 				if m := notBuilt.FindSubmatch(line); m != nil {
-					p := get(string(m[1]))
+					p := get(strings.ToValidUTF8(string(m[1]), "\uFFFD"))
 					p.result = Fail
 					p.print(string(line) + "\n")
 				} else if len(report.Stray) < maxOutput {
@@ -199,11 +208,15 @@ func (p *pkg) finish(path string) Package {
 		if t.Result == "" && result.Result == Pass {
 			continue // a benchmark or an example without an end of its own
 		}
-		if t.Result == "" {
-			t.Result = Fail // it ran when the package ended: a panic, os.Exit or a timeout
-		}
 		if t.Result != Pass {
 			t.Output = clean(u.output)
+		}
+		if t.Result == "" { // a panic, os.Exit, a timeout
+			t.Result = Fail
+			subtest := func(n string) bool { return strings.HasPrefix(n, name+"/") && p.tests[n].result == "" }
+			if t.Output == "" && !slices.ContainsFunc(p.order, subtest) {
+				t.Output = "It had not ended when the tests of its package did."
+			}
 		}
 		result.Tests = append(result.Tests, t)
 	}
