@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"go/version"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -106,7 +107,16 @@ func modFileName(m Module) string {
 
 // listReleases asks the Go module proxy for all Go releases, oldest first.
 func listReleases(ctx context.Context, e engine.Engine) ([]string, error) {
-	r, err := e.Run(ctx, engine.Command{Name: "go list -m -versions go", Args: []string{"go", "list", "-m", "-versions", "-f", "{{join .Versions \" \"}}", "go"}, Network: true})
+	// Not in the source: its go.mod may want a newer Go than the one that answers, or vendor everything.
+	dir, err := os.MkdirTemp("", "slipway-")
+	if err != nil {
+		return nil, fault.Environmentf(err, "Set TMPDIR to a directory that can be written and has space.", "directory for temporary files")
+	}
+	defer os.RemoveAll(dir)
+	r, err := e.Run(ctx, engine.Command{
+		Name: "go list -m -versions go", Dir: engine.OutDir, OutputDir: dir, Network: true,
+		Args: []string{"go", "list", "-m", "-versions", "-f", "{{join .Versions \" \"}}", "go"},
+	})
 	if err != nil {
 		return nil, err
 	}

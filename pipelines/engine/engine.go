@@ -93,7 +93,8 @@ type Command struct {
 	// Toolchain is an exact release that Engine.Toolchain has made ready. Empty means any Go that the
 	// engine has, for questions whose answer does not depend on the release.
 	Toolchain string
-	// Dir is the working directory, slash-separated and relative to the source's root.
+	// Dir is the working directory, slash-separated and relative to the source's root; or OutDir, for
+	// questions that have nothing to do with the source.
 	Dir string
 	// Args is the command; Args[0] is "go" or "gofmt".
 	Args []string

@@ -73,6 +73,9 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args[1:]...)
 	cmd.Dir = filepath.Join(root, filepath.FromSlash(c.Dir))
+	if c.Dir == engine.OutDir {
+		cmd.Dir = out
+	}
 	cmd.Env = env
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if c.Stdout != nil {

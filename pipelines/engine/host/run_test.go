@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -427,4 +430,41 @@ func main() {
 		assert.NoDirExists(t, d)
 	}
 	require.NoError(t, e.Close(), "closing twice does no harm")
+}
+
+// A question that has nothing to do with the source is not answered by what its go.mod says.
+func TestOutsideOfTheSource(t *testing.T) {
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		file, ok := strings.CutPrefix(r.URL.Path, "/golang.org/toolchain/@v/")
+		version, info := strings.CutSuffix(file, ".info")
+		switch {
+		case ok && file == "list":
+			fmt.Fprintf(w, "v0.0.1-go1.22.12.%[1]s\nv0.0.1-go1.99.1.%[1]s\n", runtime.GOOS+"-"+runtime.GOARCH)
+		case ok && info:
+			fmt.Fprintf(w, `{"Version":%q,"Time":"2024-02-03T04:05:06Z"}`, version)
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer proxy.Close()
+	t.Setenv("GOPROXY", proxy.URL)
+	for name, files := range map[string]map[string]string{
+		"newer Go":  {"go.mod": "module example.com/new\n\ngo 1.99.9\n"},
+		"vendor":    {"go.mod": "module example.com/vendored\n\ngo 1.20\n", "vendor/modules.txt": ""},
+		"broken":    {"go.mod": "what?\n"},
+		"no go.mod": {"README": ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := open(t, writeTree(t, files))
+			c := engine.Command{Args: []string{"go", "list", "-m", "-versions", "go"}, Network: true, Dir: engine.OutDir, OutputDir: t.TempDir()}
+			versions := strings.Fields(string(run(t, e, c).Stdout))
+			assert.Subset(t, versions, []string{"1.22.12", "1.99.1"}) // and the installed Go's own
+			if name == "newer Go" {
+				c.Dir = ""
+				r, err := e.Run(t.Context(), c)
+				require.NoError(t, err)
+				assert.Contains(t, string(r.Stderr), "requires go >= 1.99.9", "this is why")
+			}
+		})
+	}
 }

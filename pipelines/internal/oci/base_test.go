@@ -38,7 +38,7 @@ func newBaseImage(t *testing.T, os, arch, variant string) v1.Image {
 	require.NoError(t, err)
 	config = config.DeepCopy()
 	config.OS, config.Architecture, config.Variant = os, arch, variant
-	config.Container, config.DockerVersion, config.Author = "build-host-container", "24", "someone"
+	config.Container, config.Author = "build-host-container", "someone"
 	config.Config = v1.Config{
 		Env:        []string{"PATH=/usr/bin", "LANG=C"},
 		Cmd:        []string{"/bin/sh"},

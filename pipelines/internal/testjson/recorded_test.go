@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"flag"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,12 +36,7 @@ func recording(t *testing.T, release string) map[string][]byte {
 	if *record {
 		run(t, release, name, zipped)
 	}
-	a, err := txtar.ParseFile(name)
-	require.NoError(t, err)
-	files := map[string][]byte{}
-	for _, f := range a.Files {
-		files[f.Name] = f.Data
-	}
+	files := parse(name)
 	f, err := os.Open(zipped)
 	require.NoError(t, err)
 	defer f.Close()
@@ -48,6 +44,18 @@ func recording(t *testing.T, release string) map[string][]byte {
 	require.NoError(t, err)
 	files["huge.json"], err = io.ReadAll(z)
 	require.NoError(t, err)
+	return files
+}
+
+func parse(name string) map[string][]byte {
+	a, err := txtar.ParseFile(name)
+	if err != nil {
+		panic(err)
+	}
+	files := map[string][]byte{}
+	for _, f := range a.Files {
+		files[f.Name] = f.Data
+	}
 	return files
 }
 
@@ -104,19 +112,248 @@ func clean(b []byte, dir string) []byte {
 	return bytes.ReplaceAll(b, []byte(dir), []byte("/work"))
 }
 
-func TestDummy(t *testing.T) {
-	for _, r := range releases {
-		rec := recording(t, r)
-		rep := testjson.Read(bytes.NewReader(rec["all.json"]), nil)
-		rep.AddBuildErrors(rec["all.stderr"])
-		t.Logf("=== %s stray %q", r, rep.Stray)
-		for _, p := range rep.Packages {
-			t.Logf("%s %s cached=%v OUT %.300q", p.Path, p.Result, p.Cached, p.Output)
-			for _, x := range p.Tests {
-				t.Logf("     %s %s %.300q", x.Name, x.Result, x.Output)
+// said is what a test or a package is expected to come to, and parts of its output.
+type said struct {
+	result string
+	output []string
+}
+
+var (
+	pass = said{testjson.Pass, nil}
+	fail = func(output ...string) said { return said{testjson.Fail, output} }
+	skip = func(output ...string) said { return said{testjson.Skip, output} }
+)
+
+// wanted is what every release says of the packages of module.txtar: "package" or "package Test".
+func wanted(release string) map[string]said {
+	w := map[string]said{
+		"broken":               fail("broken/broken_test.go:5:33: undefined: undefinedFunction", "[build failed]"),
+		"brokendep":            fail("[build failed]"),
+		"brokenx":              fail("brokenx/brokenx_test.go:5:37: ", "declared and not used", "[build failed]"),
+		"setup":                fail("setup/setup_test.go:6:2: ", "no required module provides package example.com/suite/nowhere", "[setup failed]"),
+		"syntax":               fail("syntax/syntax_test.go:3:18: expected ')', found '{'", "[setup failed]"),
+		"bytes":                fail("FAIL"),
+		"bytes TestBytes":      fail("raw \uFFFD\uFFFD\x00 bytes, \x1b[31mred\x1b[0m\n", "bytes_test.go:10: bad \uFFFD( bytes"),
+		"exit0":                fail("FAIL"),
+		"exit0 TestExit":       fail("panic: unexpected call to os.Exit(0) during test"),
+		"exit1":                fail("FAIL"),
+		"exit1 TestBefore":     pass,
+		"exit1 TestExit":       fail("last words"),
+		"fail":                 fail("FAIL"),
+		"fail TestError":       fail("fail_test.go:9: before\n", "fail_test.go:10: first reason\n", "fail_test.go:11: second reason\n        on two lines"),
+		"fail TestSub":         fail("--- FAIL: TestSub"),
+		"fail TestSub/good":    pass,
+		"fail TestSub/bad":     fail("fail_test.go:16: the subtest's reason"),
+		"fail TestSub/skipped": skip("fail_test.go:17: not today"),
+		"fail TestAfter":       pass,
+		"fail ExampleWrong":    fail("got:\nthis\nwant:\nthat"),
+
+		"goroutine":               fail("FAIL"),
+		"goroutine TestGoroutine": fail("panic: in a goroutine", "goroutine_test.go:7"),
+		"hangs":                   fail("FAIL"),
+		"hangs TestBefore":        pass,
+		"hangs TestHang":          fail(),
+		"hangs TestHang/deep":     fail("panic: test timed out after 3s", "TestHang/deep (3s)"),
+		"huge":                    pass,
+		"huge TestHuge":           skip("huge_test.go:13: recorded apart"),
+		"killed":                  fail("FAIL"),
+		"killed TestKilled":       fail("signal: killed"),
+		"mainfails":               fail("cleaning up failed"),
+		"mainfails TestFine":      pass,
+		"mainnever":               fail("no database"),
+		"none":                    pass,
+		"notests":                 skip(),
+
+		"panics":                   fail("FAIL"),
+		"panics TestBefore":        pass,
+		"panics TestPaused":        fail("It had not ended"),
+		"panics TestPanic":         fail("panic: what a pity", "panics_test.go:9"),
+		"panicsub":                 fail("FAIL"),
+		"panicsub TestOuter":       fail("panic: assignment to entry in nil map", "panics_test.go:9"),
+		"panicsub TestOuter/fine":  pass,
+		"panicsub TestOuter/inner": fail("--- FAIL: TestOuter/inner"),
+
+		"parallel":            fail("FAIL"),
+		"parallel TestA":      pass,
+		"parallel TestB":      fail("    parallel_test.go:18: B logs\n    parallel_test.go:19: B fails\n"),
+		"parallel TestC":      fail(),
+		"parallel TestC/sub":  fail("parallel_test.go:26: C/sub fails"),
+		"parallel TestC/fine": pass,
+
+		"pass":          pass,
+		"skip":          pass,
+		"skip TestSkip": skip("skip_test.go:5: needs a database"), "skip TestSkipNow": skip(), "skip TestOther": pass,
+	}
+	for _, name := range []string{"TestPass", "TestTable", "TestTable/simple", "TestTable/with_space", "TestTable/a/b", `TestTable/quote"`, "TestTable/ünï", "TestTable/same", "TestTable/same#01",
+		"TestParallel", "TestParallel/one", "TestParallel/two", "TestParallel/three", "TestParallel/one/inner", "TestParallel/two/inner", "TestParallel/three/inner", "TestLiar",
+		"FuzzSeeds", "FuzzSeeds/seed#0", "ExampleHello"} {
+		w["pass "+name] = pass
+	}
+	switch release {
+	case "1.20":
+		// It does not compile packages without tests, and names the used one not at all.
+		w["brokendep"] = fail("brokenlib/lib.go:3:23: cannot use", "[build failed]")
+		w["brokenx"] = fail("brokenx/brokenx_test.go:5:37: unused declared and not used", "[build failed]")
+		w["killed TestKilled"] = fail("It had not ended")
+	case "1.22":
+		w["brokenlib"] = fail("brokenlib/lib.go:3:", "cannot use", "[build failed]")
+		w["brokendep"] = fail("A package that it imports cannot be built.", "[build failed]")
+		w["brokenx"] = fail("brokenx/brokenx_test.go:5:37: unused declared and not used", "[build failed]")
+	case "1.27":
+		// It drops escape characters.
+		w["bytes TestBytes"] = fail("raw \uFFFD\uFFFD\x00 bytes, [31mred[0m\n", "bytes_test.go:10: bad \uFFFD( bytes")
+		w["brokenlib"] = fail("brokenlib/lib.go:3:", "cannot use", "[build failed]")
+		w["brokendep"] = fail("brokenlib/lib.go:3:", "cannot use", "[build failed]")
+	}
+	return w
+}
+
+const module = "example.com/suite/"
+
+// heard turns a report into what wanted describes, with the whole outputs.
+func heard(r testjson.Report) map[string]said {
+	h := map[string]said{}
+	for _, p := range r.Packages {
+		path := strings.TrimPrefix(p.Path, module)
+		h[path] = said{p.Result, []string{p.Output}}
+		for _, t := range p.Tests {
+			h[path+" "+t.Name] = said{t.Result, []string{t.Output}}
+		}
+	}
+	return h
+}
+
+func TestRecorded(t *testing.T) {
+	for _, release := range releases {
+		t.Run(release, func(t *testing.T) {
+			r := recording(t, release)
+			report := testjson.Read(bytes.NewReader(r["all.json"]), nil)
+			report.AddBuildErrors(r["all.stderr"])
+			assert.Empty(t, string(report.Stray))
+			got, want := heard(report), wanted(release)
+			assert.Equal(t, slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(got)))
+			for name, w := range want {
+				g, ok := got[name]
+				if !ok {
+					continue // said above
+				}
+				assert.Equal(t, w.result, g.result, name)
+				for _, part := range w.output {
+					assert.Contains(t, g.output[0], part, name)
+				}
+				if w.result == testjson.Pass {
+					assert.Empty(t, g.output[0], name)
+				}
+				assert.NotContains(t, g.output[0], "=== ", name)
+			}
+			for _, p := range report.Packages {
+				if p.Path == module+"hangs" {
+					assert.GreaterOrEqual(t, p.Seconds, 3.0)
+				}
+				if p.Path == module+"pass" {
+					assert.Positive(t, p.Seconds)
+				}
+			}
+		})
+	}
+}
+
+// What the tested packages import, and is not tested itself, cannot be built.
+func TestRecordedDependency(t *testing.T) {
+	for _, release := range releases {
+		t.Run(release, func(t *testing.T) {
+			r := recording(t, release)
+			report := testjson.Read(bytes.NewReader(r["dependency.json"]), nil)
+			report.AddBuildErrors(r["dependency.stderr"])
+			require.Len(t, report.Packages, 2)
+			p := report.Packages[0]
+			assert.Equal(t, module+"brokendep", p.Path)
+			assert.Equal(t, testjson.Fail, p.Result)
+			assert.Contains(t, p.Output, `brokenlib/lib.go:3:23: cannot use "text" (untyped string constant) as int value in return statement`)
+			assert.Contains(t, p.Output, "[build failed]")
+			assert.Equal(t, testjson.Pass, report.Packages[1].Result)
+			assert.Empty(t, report.Packages[1].Output)
+		})
+	}
+}
+
+func TestRecordedCached(t *testing.T) {
+	for _, release := range releases {
+		t.Run(release, func(t *testing.T) {
+			r := recording(t, release)
+			for _, p := range testjson.Read(bytes.NewReader(r["cached.json"]), nil).Packages {
+				assert.True(t, p.Cached, p.Path)
+				assert.Equal(t, testjson.Pass, p.Result)
+			}
+			// Before Go 1.24 a coverage profile is never cached.
+			covered := testjson.Read(bytes.NewReader(r["cover.json"]), nil)
+			require.Len(t, covered.Packages, 1)
+			assert.Equal(t, release == "1.27", covered.Packages[0].Cached)
+		})
+	}
+}
+
+func TestRecordedHuge(t *testing.T) {
+	for _, release := range releases {
+		t.Run(release, func(t *testing.T) {
+			r := recording(t, release)
+			require.Greater(t, len(r["huge.json"]), 400_000)
+			report := testjson.Read(bytes.NewReader(r["huge.json"]), nil)
+			require.Len(t, report.Packages, 1)
+			require.Len(t, report.Packages[0].Tests, 1)
+			huge := report.Packages[0].Tests[0]
+			assert.Equal(t, testjson.Fail, huge.Result)
+			assert.True(t, strings.HasPrefix(huge.Output, "[earlier output cut]\n"), "%.100q", huge.Output)
+			assert.Contains(t, huge.Output, "the reason stands at the end")
+			assert.Contains(t, huge.Output, "\n3999 x")
+			assert.NotContains(t, huge.Output, "\n10 x")
+			assert.Greater(t, len(huge.Output), 60<<10)
+			assert.Less(t, len(huge.Output), 130<<10)
+			assert.NotContains(t, huge.Output, "\uFFFD", "no character was cut in two")
+		})
+	}
+}
+
+// A flag that the tests do not know.
+func TestRecordedUsage(t *testing.T) {
+	for _, release := range releases {
+		t.Run(release, func(t *testing.T) {
+			r := recording(t, release)
+			report := testjson.Read(bytes.NewReader(r["usage.json"]), nil)
+			report.AddBuildErrors(r["usage.stderr"])
+			require.Len(t, report.Packages, 1)
+			assert.Equal(t, testjson.Fail, report.Packages[0].Result)
+			assert.Contains(t, report.Packages[0].Output, "flag provided but not defined: -nosuchflag")
+			assert.Empty(t, report.Packages[0].Tests)
+		})
+	}
+}
+
+func TestSaysWhy(t *testing.T) {
+	r := recording(t, "1.27")
+	why := map[string]bool{}
+	for _, p := range testjson.Read(bytes.NewReader(r["all.json"]), nil).Packages {
+		for _, x := range p.Tests {
+			if x.Result == testjson.Fail {
+				why[strings.TrimPrefix(p.Path, module)+" "+x.Name] = p.SaysWhy(x)
 			}
 		}
 	}
-	_ = assert.Equal
-	_ = strings.Cut
+	assert.Equal(t, map[string]bool{
+		"bytes TestBytes": true, "exit0 TestExit": true, "exit1 TestExit": true, "fail ExampleWrong": true, "fail TestError": true,
+		"fail TestSub": false, "fail TestSub/bad": true, "goroutine TestGoroutine": true, "hangs TestHang": false, "hangs TestHang/deep": true, "killed TestKilled": true,
+		"panics TestPanic": true, "panics TestPaused": true, "panicsub TestOuter": true, "panicsub TestOuter/inner": true,
+		"parallel TestB": true, "parallel TestC": false, "parallel TestC/sub": true,
+	}, why)
+}
+
+func TestRunning(t *testing.T) {
+	r := recording(t, "1.22")
+	var events []string
+	testjson.Read(bytes.NewReader(r["cached.json"]), func(pkg, test string) {
+		if strings.HasSuffix(pkg, "/skip") {
+			events = append(events, test)
+		}
+	})
+	assert.Equal(t, []string{"TestSkip", "TestSkipNow", "TestOther"}, events)
 }

@@ -185,7 +185,9 @@ func (p *pkg) add(e event) {
 	}
 	switch e.Action {
 	case Pass, Fail, Skip:
-		u.result, u.seconds = e.Action, e.Elapsed
+		if u.seconds = e.Elapsed; u.result != Fail { // with -count, a test may fail once and pass then
+			u.result = e.Action
+		}
 		if e.Test == "" {
 			p.failedBuild = e.FailedBuild
 		}

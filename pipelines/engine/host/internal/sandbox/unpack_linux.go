@@ -194,7 +194,7 @@ func (u *unpacker) entry(hdr *tar.Header, content io.Reader) error {
 		u.dirs[real] = metaOf(hdr)
 		return u.chown(u.parent, base, hdr)
 
-	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse: //nolint:staticcheck // TypeRegA occurs in old archives
+	case tar.TypeReg, tar.TypeGNUSparse:
 		return u.file(hdr, real, base, mode, content)
 
 	case tar.TypeSymlink:
