@@ -47,9 +47,7 @@ func main() {
 	fmt.Println("| platforms | state | go build | slipway image | ko build | slipway / go | ko / go |")
 	fmt.Println("|---|---|---|---|---|---|---|")
 	for _, n := range []int{1, 2, 4} {
-		for _, state := range []string{"cold", "edited", "unchanged"} {
-			b.compare(state, platforms[:n])
-		}
+		b.compare(platforms[:n])
 	}
 	fmt.Printf("\nPeak memory of the slipway process itself, `slipway image` of a program of 100 MB: %d MiB.\n", b.memory()>>20)
 }
@@ -115,60 +113,70 @@ func (b *bench) command(dir, gocache string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// compare measures the three tools in turn, so that a slow moment of the machine hits all of them.
-func (b *bench) compare(state string, on []string) {
-	tools := []struct {
-		name string
-		run  func(dir, gocache string)
-	}{
-		{"go", func(dir, gocache string) { b.bare(dir, gocache, on) }},
-		{"slipway", func(dir, gocache string) {
+// tool is one way to build.
+type tool struct {
+	name  string
+	run   func(dir, gocache string)
+	work  string // its tree and build cache
+	times map[string][]time.Duration
+}
+
+// measure times one run in the tool's directory.
+func (t *tool) measure(state string) {
+	start := time.Now()
+	t.run(filepath.Join(t.work, "src"), filepath.Join(t.work, "gocache"))
+	t.times[state] = append(t.times[state], time.Since(start))
+}
+
+// compare measures the three tools in turn, so that a slow moment of the machine hits all of them: from
+// nothing, after an edit, and unchanged.
+func (b *bench) compare(on []string) {
+	tools := []*tool{{name: "go", run: func(dir, gocache string) { b.bare(dir, gocache, on) }},
+		{name: "slipway", run: func(dir, gocache string) {
 			run(b.command(dir, gocache, b.slipway, "image", "--rebuild=false", "--go-versions="+b.release, "--platforms="+strings.Join(on, ",")))
-		}},
-		{"ko", func(dir, gocache string) {
+		}}}
+	if b.ko != "" {
+		tools = append(tools, &tool{name: "ko", run: func(dir, gocache string) {
 			run(b.command(dir, gocache, b.ko, "build", "--push=false", "--sbom=none", "--oci-layout-path="+filepath.Join(dir, "..", "ko-out"), "--platform="+strings.Join(on, ","), "."))
-		}},
+		}})
 	}
-	times := make([][]time.Duration, len(tools))
-	work := make([]string, len(tools))
-	count := *warm
-	if state == "cold" {
-		count = *cold
+	for _, t := range tools {
+		t.times = map[string][]time.Duration{}
 	}
-	for round := range count {
-		for i, tool := range tools {
-			if tool.name == "ko" && b.ko == "" {
-				continue
+	for range *cold {
+		for _, t := range tools {
+			if t.work != "" {
+				must(0, os.RemoveAll(t.work))
 			}
-			if round == 0 || state == "cold" {
-				// A tree and a build cache of each tool's own.
-				work[i] = must(os.MkdirTemp(b.dir, tool.name+"-"))
-				must(0, os.CopyFS(filepath.Join(work[i], "src"), os.DirFS("testdata/hello")))
-			}
-			src, gocache := filepath.Join(work[i], "src"), filepath.Join(work[i], "gocache")
-			if round == 0 && state != "cold" {
-				tool.run(src, gocache)
-				tool.run(src, gocache)
-			}
-			if state == "edited" {
-				b.edits++
-				text := fmt.Sprintf("package main\n\nfunc init() { version += \"%d\" }\n", b.edits)
-				must(0, os.WriteFile(filepath.Join(src, "edited.go"), []byte(text), 0o644))
-			}
-			start := time.Now()
-			tool.run(src, gocache)
-			times[i] = append(times[i], time.Since(start))
-			if state == "cold" {
-				must(0, os.RemoveAll(work[i]))
+			t.work = must(os.MkdirTemp(b.dir, t.name+"-"))
+			must(0, os.CopyFS(filepath.Join(t.work, "src"), os.DirFS("testdata/hello")))
+			t.measure("cold")
+		}
+	}
+	for _, state := range []string{"edited", "unchanged"} {
+		for range *warm {
+			for _, t := range tools {
+				if state == "edited" {
+					b.edits++
+					text := fmt.Sprintf("package main\n\nfunc init() { version += \"%d\" }\n", b.edits)
+					must(0, os.WriteFile(filepath.Join(t.work, "src", "edited.go"), []byte(text), 0o644))
+				}
+				t.measure(state)
 			}
 		}
 	}
-	bare, ours, ko := median(times[0]), median(times[1]), median(times[2])
-	koTime, koRatio := "-", "-"
-	if b.ko != "" {
-		koTime, koRatio = fmt.Sprintf("%.2f", ko), fmt.Sprintf("%.2f", ko/bare)
+	for _, state := range []string{"cold", "edited", "unchanged"} {
+		bare, ours := median(tools[0].times[state]), median(tools[1].times[state])
+		ko, koRatio := "-", "-"
+		if b.ko != "" {
+			m := median(tools[2].times[state])
+			ko, koRatio = fmt.Sprintf("%.2f", m), fmt.Sprintf("%.2f", m/bare)
+		}
+		fmt.Printf("| %d | %s | %.2f | %.2f | %s | %.2f | %s |\n", len(on), state, bare, ours, ko, ours/bare, koRatio)
 	}
-	fmt.Printf("| %d | %s | %.2f | %.2f | %s | %.2f | %s |\n", len(on), state, bare, ours, koTime, ours/bare, koRatio)
+	for _, t := range tools {
+		must(0, os.RemoveAll(t.work))
+	}
 }
 
 // bare is what somebody would write by hand: go build for each platform, two at a time.
@@ -241,9 +249,6 @@ func (b *bench) cpu() string {
 }
 
 func median(times []time.Duration) float64 {
-	if len(times) == 0 {
-		return 0
-	}
 	slices.SortFunc(times, func(a, b time.Duration) int { return cmp.Compare(a, b) })
 	return times[len(times)/2].Seconds()
 }
