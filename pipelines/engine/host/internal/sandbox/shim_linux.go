@@ -42,6 +42,7 @@ func init() {
 	}
 	switch os.Args[0] {
 	case shimName:
+		resetSignals()
 		shimMain()
 	case initName:
 		containerMain()
