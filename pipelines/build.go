@@ -210,7 +210,7 @@ func (p Platform) exe() string {
 
 // buildFailure says why a build failed. Where cgo is switched off, its absence may be the reason.
 func (p *Pipeline) buildFailure(ctx context.Context, m Module, commands []Command, platform Platform, r *engine.Result) Failure {
-	f := Failure{What: "go build", Where: platform.String(), Message: lastLines(r.Stderr, 20), Repeat: map[string]string{"platforms": platform.String()}}
+	f := Failure{What: "go build", Where: platform.String(), Message: excerpt(r.Stderr, 10), Repeat: map[string]string{"platforms": platform.String()}}
 	if found := parsePositions("build", "", m.Dir, r.Stderr); len(found) > 0 {
 		f.What, f.File, f.Line = "go build: "+found[0].where(), found[0].File, found[0].Line
 	}

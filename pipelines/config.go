@@ -135,9 +135,18 @@ type Probe struct {
 func ParseConfig(name string, text []byte) (Config, error) {
 	var c Config
 	var doc yaml.Node
-	err := yaml.NewDecoder(bytes.NewReader(text)).Decode(&doc)
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	err := d.Decode(&doc)
 	if errors.Is(err, io.EOF) {
 		return c, nil // empty, or nothing but comments
+	}
+	if err == nil {
+		var second yaml.Node
+		if err = d.Decode(&second); err == nil {
+			err = fmt.Errorf("line %d: there is more than one document", second.Line)
+		} else if errors.Is(err, io.EOF) {
+			err = nil
+		}
 	}
 	if err == nil {
 		err = knownKeys(name, &doc, reflect.TypeFor[Config]())
@@ -177,18 +186,24 @@ func wrongType(text string) string {
 		wanted = "a list"
 	}
 	known := map[string]string{
-		"int": "a number", "bool": "true or false", "time.Duration": "a duration such as 30s", "[]string": "a list such as [a, b]", "map[string]string": "a mapping such as {a: b}",
+		"int": "a whole number", "bool": "true or false", "time.Duration": "a duration such as 30s", "[]string": "a list such as [a, b]", "map[string]string": "a mapping such as {a: b}",
 		"string": "a text",
 	}[m[2]]
 	return strings.TrimSuffix(text, m[0]) + what + " is not " + cmp.Or(known, wanted)
 }
 
-// knownKeys checks the keys of every mapping that is decoded into a struct.
+// knownKeys checks the keys of every mapping that is decoded into a struct, and that whole numbers are
+// whole, which the yaml package does not.
 func knownKeys(file string, n *yaml.Node, t reflect.Type) error {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
 	switch {
+	case n.Kind == yaml.ScalarNode && t.Kind() == reflect.Int && n.ShortTag() == "!!float":
+		return fault.Usagef("", "%s:%d: %q is not a whole number", file, n.Line, n.Value)
 	case n.Kind == yaml.DocumentNode:
 		return knownKeys(file, n.Content[0], t)
 	case n.Kind == yaml.SequenceNode && t.Kind() == reflect.Slice:
@@ -253,6 +268,13 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fault.Usagef(nextTarget, "to: %v", err)
 		}
 	}
+	for key, names := range map[string]map[string]string{"env": c.Env, "labels": c.Labels, "smoke.env": c.Smoke.Env} {
+		for name := range names {
+			if name == "" || strings.ContainsAny(name, "=\x00") {
+				return c, fault.Usagef("Write it as NAME=VALUE.", "%s: %q is not a name", key, name)
+			}
+		}
+	}
 	c.User = cmp.Or(c.User, "65532:65532")
 	scratch := c.Base == "scratch"
 	for _, b := range []**bool{&c.Certificates, &c.Accounts, &c.Tmp} {
@@ -276,6 +298,9 @@ func (c Config) withDefaults() (Config, error) {
 		if d < 0 {
 			return c, fault.Usagef("Give a positive duration such as 30s.", "%s: %s is negative", key, d)
 		}
+	}
+	if c.Smoke.Processes < 0 {
+		return c, fault.Usagef("Leave it out for 256.", "smoke.processes: %d is negative", c.Smoke.Processes)
 	}
 	if c.Parallel < 0 {
 		return c, fault.Usagef("Leave it out for what cores and memory allow.", "parallel: %d is negative", c.Parallel)

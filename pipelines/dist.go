@@ -19,26 +19,55 @@ type dist struct {
 }
 
 // OutputNames are the names that a pipeline with the given output directory may create: the directory,
-// the one that it makes it in, and the one for the last passed run. They are not part of a source.
+// the one that it makes it in, the one for the last passed run, and one that is needed for a moment where a
+// system cannot exchange two directories. They are not part of a source.
 func OutputNames(output string) []string {
-	return []string{output, output + ".new", output + ".passed"}
+	return []string{output, output + ".new", output + ".passed", output + ".old"}
 }
 
 func newDist(final string) (*dist, error) {
+	final, err := filepath.Abs(final) // commands write there from other directories
+	if err != nil {
+		return nil, fault.Environmentf(err, "", "output")
+	}
 	d := &dist{final: final, dir: final + ".new", temp: filepath.Join(final+".new", "tmp")}
 	for _, name := range OutputNames(final) {
 		if err := ours(name, name == d.dir); err != nil {
 			return nil, err
 		}
 	}
-	// A killed run's leftovers.
-	if err := os.RemoveAll(d.dir); err != nil {
+	if err := d.rescue(); err != nil {
 		return nil, d.error(err)
 	}
 	if err := os.MkdirAll(d.temp, 0o755); err != nil {
 		return nil, d.error(err)
 	}
 	return d, nil
+}
+
+// rescue brings what a killed run left into the state that is nearest to one which a whole run leaves.
+func (d *dist) rescue() error {
+	old := d.final + ".old"
+	if _, err := os.Lstat(d.final); errors.Is(err, fs.ErrNotExist) {
+		if _, ok := recordIn(old); ok {
+			if err := os.Rename(old, d.final); err != nil {
+				return err
+			}
+		}
+	}
+	now, _ := recordIn(d.final)
+	for _, left := range []string{old, d.dir} {
+		// It was killed between exchange and rename.
+		if v, _ := recordIn(left); v == Passed && now == Failed {
+			if err := errors.Join(os.RemoveAll(d.final+".passed"), os.Rename(left, d.final+".passed")); err != nil {
+				return err
+			}
+		}
+		if err := os.RemoveAll(left); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ours refuses to replace a directory that slipway has not written. What slipway has written holds a run

@@ -41,13 +41,8 @@ func ReadLock(source fs.FS) (*Lock, error) {
 		return nil, fault.Environmentf(err, "", "%s", LockFile)
 	}
 	if err == nil {
-		d := json.NewDecoder(bytes.NewReader(text))
-		d.DisallowUnknownFields()
-		if err := d.Decode(l); err != nil {
-			return nil, fault.Usagef("Restore it from version control, or remove it to resolve everything anew.", "%s cannot be read: %v", LockFile, err)
-		}
-		if l.Schema != lockSchema {
-			return nil, fault.Usagef("Use a slipway that is as new as the one that wrote it.", "%s has schema %d, this slipway reads %d", LockFile, l.Schema, lockSchema)
+		if err := l.read(text); err != nil {
+			return nil, err
 		}
 	}
 	for _, m := range []*map[string]string{&l.Go, &l.Bases} {
@@ -59,6 +54,24 @@ func ReadLock(source fs.FS) (*Lock, error) {
 		l.Toolchains = map[string]map[string]string{}
 	}
 	return l, nil
+}
+
+func (l *Lock) read(text []byte) error {
+	const next = "Restore it from version control, or remove it to resolve everything anew."
+	// A newer schema may have other fields.
+	var schema struct{ Schema int }
+	if err := json.Unmarshal(text, &schema); err != nil {
+		return fault.Usagef(next, "%s cannot be read: %v", LockFile, err)
+	}
+	if schema.Schema != lockSchema {
+		return fault.Usagef("Use a slipway that is as new as the one that wrote it.", "%s has schema %d, this slipway reads %d", LockFile, schema.Schema, lockSchema)
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(l); err != nil {
+		return fault.Usagef(next, "%s cannot be read: %v", LockFile, err)
+	}
+	return nil
 }
 
 // Bytes is the lock file's content.

@@ -33,6 +33,9 @@ func (p *Plan) makeMatrix(ctx context.Context, e engine.Engine, requests []strin
 			return fault.Usagef("Write it as 1.22 (newest patch release), 1.22.5 (exactly that), stable, oldstable or minimum.", "go-versions: %q is not a Go release", request)
 		case l.Go[key] != "":
 			exact = l.Go[key]
+			if lang := version.Lang("go" + exact); lang == "" || key != "stable" && key != "oldstable" && lang != "go"+key {
+				return fault.Usagef("Restore it from version control, or choose anew with `slipway lock --update`.", "%s says that Go %s is %q, which is no such release", LockFile, key, exact)
+			}
 		default:
 			if known == nil {
 				var err error

@@ -1,6 +1,7 @@
 package pipelines
 
 import (
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,13 +21,15 @@ func NativePlatform() Platform {
 	return p
 }
 
+var platformText = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.,]+)?$`)
+
 // ParsePlatform reads os/arch or os/arch/variant and fills in the variant where an architecture's
 // default would otherwise differ between Go releases.
 func ParsePlatform(s string) (Platform, error) {
-	parts := strings.Split(s, "/")
-	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" || parts[1] == "" {
+	if !platformText.MatchString(s) {
 		return Platform{}, fault.Usagef("Write it as os/arch or os/arch/variant, such as linux/amd64 or linux/arm/v7.", "%q is not a platform", s)
 	}
+	parts := strings.Split(s, "/")
 	p := Platform{OS: parts[0], Arch: parts[1]}
 	if len(parts) == 3 {
 		p.Variant = parts[2]

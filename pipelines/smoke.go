@@ -209,6 +209,9 @@ func (t *trial) start(ctx context.Context, args []string) (engine.Process, func(
 	if errors.Is(err, syscall.ENOSPC) {
 		return nil, nil, fault.Environmentf(err, "Free some space there, or set TMPDIR to a directory with more.", "smoke run")
 	}
+	if image, ok := errors.AsType[*engine.ImageError](err); ok {
+		return nil, nil, badAnswer("%v", image)
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -43,13 +43,36 @@ type TestLeg struct {
 	Message string `json:"message,omitempty"`
 }
 
-func (l TestLeg) summary() string {
-	s := fmt.Sprintf("%d passed", l.Passed)
-	if l.Failed > 0 {
-		s = fmt.Sprintf("%d failed, %s", l.Failed, s)
+// broken counts what failed without a test that did: packages that cannot be built or whose TestMain
+// fails, and go test itself.
+func (l TestLeg) broken() int {
+	n := 0
+	for _, p := range l.Packages {
+		if p.Result == testjson.Fail && !slices.ContainsFunc(p.Tests, func(t testjson.Test) bool { return t.Result == testjson.Fail }) {
+			n++
+		}
 	}
-	if l.Skipped > 0 {
-		s += fmt.Sprintf(", %d skipped", l.Skipped)
+	if l.Message != "" {
+		n++
+	}
+	return n
+}
+
+// summarize is the outcome of one release in a few words.
+func summarize(legs []TestLeg) string {
+	passed, failed, skipped, broken := 0, 0, 0, 0
+	for _, l := range legs {
+		passed, failed, skipped, broken = passed+l.Passed, failed+l.Failed, skipped+l.Skipped, broken+l.broken()
+	}
+	s := fmt.Sprintf("%d passed", passed)
+	if failed > 0 {
+		s = fmt.Sprintf("%d failed, %s", failed, s)
+	}
+	if broken > 0 {
+		s = plural(broken, "package", "packages") + " failed, " + s
+	}
+	if skipped > 0 {
+		s += fmt.Sprintf(", %d skipped", skipped)
 	}
 	return s
 }
@@ -63,7 +86,6 @@ func (p *Pipeline) Test(ctx context.Context) (*TestResult, error) {
 	err := p.parallel(ctx, len(legs), func(ctx context.Context, i int) error {
 		release := p.Plan.Releases[i].Exact
 		return s.task(ctx, "test "+release, func(ctx context.Context, progress func(string)) (Verdict, string, error) {
-			var total TestLeg
 			verdict := Passed
 			for j, m := range p.Plan.Modules {
 				patterns := p.Plan.patterns(m, p.Config.Packages)
@@ -78,12 +100,11 @@ func (p *Pipeline) Test(ctx context.Context) (*TestResult, error) {
 					profiles[j] = profile
 				}
 				legs[i] = append(legs[i], *leg)
-				total.Passed, total.Failed, total.Skipped = total.Passed+leg.Passed, total.Failed+leg.Failed, total.Skipped+leg.Skipped
 				if leg.Verdict != Passed {
 					verdict = Failed
 				}
 			}
-			return verdict, total.summary(), nil
+			return verdict, summarize(legs[i]), nil
 		})
 	})
 	if err != nil {
@@ -103,14 +124,18 @@ func (p *Pipeline) Test(ctx context.Context) (*TestResult, error) {
 }
 
 func (r *TestResult) summary() string {
-	tests, failed := 0, 0
+	tests, failed, broken := 0, 0, 0
 	for _, l := range r.Legs {
 		tests += l.Passed + l.Failed + l.Skipped
 		failed += l.Failed
+		broken += l.broken()
 	}
 	s := fmt.Sprintf("%d tests", tests)
 	if failed > 0 {
 		s = fmt.Sprintf("%d of %s failed", failed, s)
+	}
+	if broken > 0 {
+		s += ", " + plural(broken, "package", "packages") + " failed"
 	}
 	if r.Coverage >= 0 {
 		s += fmt.Sprintf(", %.1f%% covered", r.Coverage)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 func plural(n int, one, many string) string {
@@ -26,6 +27,16 @@ func humanBytes(n int64) string {
 		return fmt.Sprintf("%.0f %s", f, units[i])
 	}
 	return fmt.Sprintf("%.1f %s", f, units[i])
+}
+
+// excerpt returns text, trimmed, or its first and last n lines where it is longer than that: compilers say
+// what is wrong first, and in the end what came of it.
+func excerpt(text []byte, n int) string {
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if cut := len(lines) - 2*n; cut > 1 {
+		lines = slices.Concat(lines[:n], []string{fmt.Sprintf("[%d lines cut]", cut)}, lines[len(lines)-n:])
+	}
+	return strings.Join(lines, "\n")
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

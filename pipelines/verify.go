@@ -188,7 +188,7 @@ func (p *Pipeline) rebuild(ctx context.Context, s *stage, platform Platform, bin
 			return "", "", err
 		}
 		if r.ExitCode != 0 {
-			s.fail(Failure{What: "rebuild", Where: platform.String(), Message: lastLines(r.Stderr, 20), Repeat: map[string]string{"platforms": platform.String()}})
+			s.fail(Failure{What: "rebuild", Where: platform.String(), Message: excerpt(r.Stderr, 10), Repeat: map[string]string{"platforms": platform.String()}})
 			return Failed, "does not build in another directory", nil
 		}
 		for i := range binaries {

@@ -165,9 +165,10 @@ func parsePositions(check, release, dir string, text []byte) []Finding {
 		if m == nil {
 			continue
 		}
-		n, _ := strconv.Atoi(m[2])
-		column, _ := strconv.Atoi(m[3])
-		f := Finding{Check: check, File: path.Join(dir, filepath.ToSlash(m[1])), Line: n, Column: column, Message: m[4]}
+		f := Finding{Check: check, File: path.Join(dir, filepath.ToSlash(m[1])), Line: number(m[2]), Column: number(m[3]), Message: m[4]}
+		if filepath.IsAbs(m[1]) {
+			f.File = path.Clean(filepath.ToSlash(m[1])) // of the toolchain, or of a module
+		}
 		if release != "" {
 			f.Releases = []string{release}
 		}
@@ -236,29 +237,47 @@ func (v *vetting) gofmt(ctx context.Context) ([]Finding, error) {
 	return all, nil
 }
 
-var hunk = regexp.MustCompile(`^@@ -(\d+)`)
+var hunk = regexp.MustCompile(`^@@ -(\d+)(?:,(\d+))? \+\d+(?:,(\d+))? @@`)
 
 // parseDiff finds the first change of every file in a unified diff.
 func parseDiff(check string, diff []byte, message string) []Finding {
 	var found []Finding
-	file, n := "", 0 // n is the line of the old file that comes next, 0 when the file has its finding
-	for line := range strings.Lines(string(diff)) {
-		if rest, ok := strings.CutPrefix(line, "+++ "); ok {
-			file, n = strings.TrimSpace(rest), 0
+	file := ""            // empty when it has its finding
+	line := 0             // of the old file, that comes next
+	before, after := 0, 0 // lines that the hunk still has of the old and the new file: they may look like headers
+	for text := range strings.Lines(string(diff)) {
+		if before <= 0 && after <= 0 {
+			if name, ok := strings.CutPrefix(text, "+++ "); ok {
+				file, _, _ = strings.Cut(strings.TrimRight(name, "\r\n"), "\t")
+			} else if m := hunk.FindStringSubmatch(text); m != nil {
+				line, before, after = number(m[1]), number(cmp.Or(m[2], "1")), number(cmp.Or(m[3], "1"))
+			}
 			continue
 		}
-		if m := hunk.FindStringSubmatch(line); m != nil && file != "" {
-			n, _ = strconv.Atoi(m[1])
-			continue
+		if (text[0] == '-' || text[0] == '+') && file != "" {
+			found = append(found, Finding{Check: check, File: file, Line: max(line, 1), Message: message})
+			file = ""
 		}
-		if n > 0 && strings.HasPrefix(line, " ") {
-			n++
-		} else if n > 0 {
-			found = append(found, Finding{Check: check, File: file, Line: n, Message: message})
-			file, n = "", 0
+		switch text[0] {
+		case '-':
+			before--
+		case '+':
+			after--
+		case '\\': // No newline at end of file
+		default:
+			before, after, line = before-1, after-1, line+1
 		}
 	}
 	return found
+}
+
+// number is 0 for what is too large to be one.
+func number(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // tidy compares go.mod and go.sum with what go mod tidy makes of them.

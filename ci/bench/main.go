@@ -53,9 +53,9 @@ func main() {
 }
 
 type bench struct {
-	dir, slipway, ko, release, path, cache string
-	registry                               string
-	edits                                  int
+	dir, slipway, ko, release, root, path, cache string
+	registry                                     string
+	edits                                        int
 }
 
 func must[T any](v T, err error) T {
@@ -75,9 +75,9 @@ func (b *bench) prepare() {
 	warmUp := filepath.Join(b.dir, "warm-up")
 	must(0, os.CopyFS(warmUp, os.DirFS("testdata/hello")))
 	run(b.command(warmUp, "", b.slipway, "vet", "--vet-checks=gofmt", "--go-versions="+b.release))
-	root := filepath.Join(output("go", "env", "GOMODCACHE"), "golang.org", "toolchain@v0.0.1-go"+b.release+"."+runtime.GOOS+"-"+runtime.GOARCH)
-	must(os.Stat(root))
-	b.path = filepath.Join(root, "bin") + string(os.PathListSeparator) + os.Getenv("PATH")
+	b.root = filepath.Join(output("go", "env", "GOMODCACHE"), "golang.org", "toolchain@v0.0.1-go"+b.release+"."+runtime.GOOS+"-"+runtime.GOARCH)
+	must(os.Stat(b.root))
+	b.path = filepath.Join(b.root, "bin") + string(os.PathListSeparator) + os.Getenv("PATH")
 	if ko, err := exec.LookPath("ko"); err == nil {
 		b.ko = ko
 		b.baseImage()
@@ -188,7 +188,7 @@ func (b *bench) bare(dir, gocache string, on []string) {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			parts := append(strings.Split(p, "/"), "")
-			cmd := b.command(dir, gocache, "go", "build", "-trimpath", "-o", filepath.Join(dir, "..", "bare-"+strings.ReplaceAll(p, "/", "-")), ".")
+			cmd := b.command(dir, gocache, filepath.Join(b.root, "bin", "go"), "build", "-trimpath", "-o", filepath.Join(dir, "..", "bare-"+strings.ReplaceAll(p, "/", "-")), ".")
 			cmd.Env = append(cmd.Env, "GOOS="+parts[0], "GOARCH="+parts[1])
 			if parts[2] != "" {
 				cmd.Env = append(cmd.Env, "GOARM="+strings.TrimPrefix(parts[2], "v"))

@@ -144,7 +144,10 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 		return fault.Environmentf(lockErr, "The source directory must be writable for this.", "%s cannot be written", pipelines.LockFile)
 	}
 	out := &printer{w: stdout, in: in, p: p, command: c.name}
-	if c.run == nil {
+	switch {
+	case c.run == nil && in.json:
+		return json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "plan": p.Plan, "platforms": p.Record.Platforms})
+	case c.run == nil:
 		return out.plan(wrote)
 	}
 	kept, err := p.Finish()

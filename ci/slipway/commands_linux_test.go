@@ -142,6 +142,9 @@ func waitGone(pids []string) error {
 				break // nobody may collect it: what counts is that it does not run
 			}
 			if time.Now().After(deadline) {
+				if n, err := strconv.Atoi(pid); err == nil {
+					_ = syscall.Kill(n, syscall.SIGKILL)
+				}
 				return fmt.Errorf("process %s still runs: %s", pid, stat)
 			}
 			time.Sleep(time.Millisecond)

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
+	"github.com/slipway-ci/slipway/pipelines/fault"
 )
 
 // processRuns tells whether "process" is a way out.
@@ -42,7 +43,7 @@ func attempts(isolation string) ([]attempt, []Level, error) {
 	kinds := []string{kindRunc, kindCrun, kindNamespaces}
 	if isolation != "" {
 		if !slices.Contains(append(kinds, kindProcess), isolation) {
-			return nil, nil, fmt.Errorf("unknown isolation %q: it is one of %s and %s", isolation, strings.Join(kinds, ", "), kindProcess)
+			return nil, nil, fault.Usagef("auto takes the best that the machine has.", "unknown isolation %q: it is one of %s and %s", isolation, strings.Join(kinds, ", "), kindProcess)
 		}
 		kinds = []string{isolation}
 	}
