@@ -8,6 +8,9 @@ import (
 
 // Nearest returns a sentence that names the known word nearest to word, or all known words if none is near.
 func Nearest(word string, known []string) string {
+	if len(known) == 0 {
+		return "There is none."
+	}
 	best, distance := "", len(word)/2+1
 	for _, k := range known {
 		if d := levenshtein(strings.ToLower(word), strings.ToLower(k)); d < distance {

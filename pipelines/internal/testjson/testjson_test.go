@@ -58,7 +58,7 @@ func TestStray(t *testing.T) {
 	assert.Less(t, len(r.Stray), 1<<17, "bounded")
 
 	// One line that never ends, and an event after it.
-	r = testjson.Read(io.MultiReader(strings.NewReader(strings.Repeat("x", 50<<20)), strings.NewReader("\n"+`{"Action":"pass","Package":"a"}`)), nil)
+	r = testjson.Read(io.MultiReader(strings.NewReader(strings.Repeat("x", 8<<20)), strings.NewReader("\n"+`{"Action":"pass","Package":"a"}`)), nil)
 	assert.Less(t, len(r.Stray), 2<<20)
 	assert.Equal(t, []testjson.Package{{Path: "a", Result: testjson.Pass}}, r.Packages)
 }
@@ -66,7 +66,7 @@ func TestStray(t *testing.T) {
 // The output of tests is cut, not kept.
 func TestMemoryIsBounded(t *testing.T) {
 	line := fmt.Sprintf(`{"Action":"output","Package":"a","Test":"T","Output":%q}`+"\n", strings.Repeat("y", 1000)+"\n")
-	r := testjson.Read(io.MultiReader(repeat(line, 20_000), strings.NewReader(`{"Action":"fail","Package":"a","Test":"T"}`+"\n"+`{"Action":"fail","Package":"a"}`)), nil)
+	r := testjson.Read(io.MultiReader(repeat(line, 5_000), strings.NewReader(`{"Action":"fail","Package":"a","Test":"T"}`+"\n"+`{"Action":"fail","Package":"a"}`)), nil)
 	require.Len(t, r.Packages[0].Tests, 1)
 	assert.Less(t, len(r.Packages[0].Tests[0].Output), 1<<18)
 }
