@@ -174,10 +174,11 @@ func nobody() {
 		exitOn(err)
 		return
 	}
-	// Scripts run in a directory that is closed to others, and so is root's module cache.
+	// Scripts run in a directory that is closed to others, and so is root's module cache. The source must lie
+	// in a directory of its own, beside the one of nobody.
 	work := os.Getenv("WORK")
 	exitOn(os.Chmod(filepath.Dir(work), 0o755))
-	own := work + "-nobody" // not in it: that may be a source
+	own := filepath.Join(work, ".nobody")
 	modules := filepath.Join(own, "mod")
 	exitOn(os.MkdirAll(modules, 0o755))
 	exitOn(unix.Mount(os.Getenv("GOMODCACHE"), modules, "", unix.MS_BIND, ""))

@@ -226,10 +226,12 @@ func (c *deadlineContext) Err() error {
 
 func TestDaemonDoesNotHangTheRun(t *testing.T) {
 	e := open(t, program(t, family))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	for _, how := range []string{"leave", "fail"} {
 		t.Run(how, func(t *testing.T) {
 			r := newRelatives(t)
-			result, err := e.Run(t.Context(), engine.Command{Args: []string{"go", "run", ".", how}, Env: r.env()})
+			result, err := e.Run(ctx, engine.Command{Args: []string{"go", "run", ".", how}, Env: r.env()})
 			require.NoError(t, err)
 			if how == "leave" {
 				assert.Zero(t, result.ExitCode)
@@ -243,7 +245,8 @@ func TestDaemonDoesNotHangTheRun(t *testing.T) {
 	}
 	t.Run("in a session of its own", func(t *testing.T) {
 		r := newRelatives(t)
-		result := run(t, e, engine.Command{Args: []string{"go", "run", ".", "leave", "session"}, Env: r.env()})
+		result, err := e.Run(ctx, engine.Command{Args: []string{"go", "run", ".", "leave", "session"}, Env: r.env()})
+		require.NoError(t, err)
 		assert.Equal(t, "left\n", string(result.Stdout))
 		r.arrive()
 		// Nobody can tell it from a service that the machine needs. It ends when it loses its connection.
