@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,9 +46,9 @@ func disk(ts *testscript.TestScript, neg bool, args []string) {
 // its exit code, or with 99 if processes that it has started are still there then. WHEN is a text that the
 // program prints before, or the path of a named pipe into which somebody writes numbers of processes.
 func interrupt() {
-	pids, code, err := interruptWhen(os.Args[1], exec.Command(os.Args[2], os.Args[3:]...))
+	starts, code, err := interruptWhen(os.Args[1], exec.Command(os.Args[2], os.Args[3:]...))
 	if err == nil {
-		err = waitGone(pids)
+		err = waitGone(starts)
 	}
 	if err != nil {
 		fmt.Println("interrupt:", err)
@@ -55,7 +57,7 @@ func interrupt() {
 	os.Exit(code)
 }
 
-func interruptWhen(when string, cmd *exec.Cmd) (pids []string, code int, err error) {
+func interruptWhen(when string, cmd *exec.Cmd) (starts map[string]string, code int, err error) {
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -99,7 +101,10 @@ func interruptWhen(when string, cmd *exec.Cmd) (pids []string, code int, err err
 	}()
 	select {
 	case line := <-sign:
-		pids = append(strings.Fields(line), descendants(cmd.Process.Pid)...)
+		starts = map[string]string{}
+		for _, pid := range append(strings.Fields(line), descendants(cmd.Process.Pid)...) {
+			starts[pid] = running(pid)
+		}
 	case <-ended:
 		return nil, 0, fmt.Errorf("it ended by itself (%v)", cmd.Wait())
 	}
@@ -110,7 +115,7 @@ func interruptWhen(when string, cmd *exec.Cmd) (pids []string, code int, err err
 	if x, ok := errors.AsType[*exec.ExitError](cmd.Wait()); ok {
 		code = x.ExitCode()
 	}
-	return pids, code, nil
+	return starts, code, nil
 }
 
 // descendants are the processes that a process has started, and what those have started.
@@ -129,23 +134,32 @@ func descendants(pid int) []string {
 	return all
 }
 
-// waitGone waits for the end of processes that were killed already.
-func waitGone(pids []string) error {
-	if len(pids) == 0 {
+// running tells when a process was started, in the kernel's own measure, and "" if it does not run. Numbers of
+// processes are used again; with its start a process cannot be mistaken for another one.
+func running(pid string) string {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	_, rest, ok := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	// Nobody may collect one that has ended: what counts is that it does not run.
+	if err != nil || !ok || len(fields) < 20 || fields[0] == "Z" {
+		return ""
+	}
+	return fields[19]
+}
+
+// waitGone waits for the end of processes that were killed already, given with their starts.
+func waitGone(starts map[string]string) error {
+	if strings.Join(slices.Collect(maps.Values(starts)), "") == "" {
 		return errors.New("no process to look for")
 	}
 	deadline := time.Now().Add(10 * time.Second)
-	for _, pid := range pids {
-		for {
-			stat, err := os.ReadFile("/proc/" + pid + "/stat")
-			if err != nil || strings.Contains(string(stat), ") Z ") {
-				break // nobody may collect it: what counts is that it does not run
-			}
+	for pid, start := range starts {
+		for start != "" && running(pid) == start {
 			if time.Now().After(deadline) {
 				if n, err := strconv.Atoi(pid); err == nil {
 					_ = syscall.Kill(n, syscall.SIGKILL)
 				}
-				return fmt.Errorf("process %s still runs: %s", pid, stat)
+				return fmt.Errorf("process %s still runs", pid)
 			}
 			time.Sleep(time.Millisecond)
 		}
