@@ -24,6 +24,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/engine/host/internal/sandbox"
+	"github.com/slipway-ci/slipway/pipelines/engine/internal/source"
 	"github.com/slipway-ci/slipway/pipelines/fault"
 )
 
@@ -130,14 +131,14 @@ func (e *Engine) open(ctx context.Context, o Options) error {
 			exclude = append(exclude, filepath.ToSlash(rel))
 		}
 	}
-	if e.source, err = readSource(ctx, e.dir, exclude); err != nil {
+	if e.source, err = source.Read(ctx, e.dir, exclude); err != nil {
 		return err
 	}
 	t := e.tree(pristine)
-	if err := t.sync(); err != nil {
-		return err
+	if err := t.Sync(); err != nil {
+		return cacheError(err)
 	}
-	e.source.FS = os.DirFS(t.root)
+	e.source.FS = os.DirFS(t.Root)
 	return nil
 }
 
@@ -202,12 +203,12 @@ func (e *Engine) Close() error {
 	if e.lock == nil || !e.lock.Locked() {
 		return nil // what there is belongs to another engine
 	}
-	err := removeAll(e.homeDir())
+	err := source.RemoveAll(e.homeDir())
 	if e.temp != "" {
-		err = errors.Join(err, removeAll(e.temp))
+		err = errors.Join(err, source.RemoveAll(e.temp))
 	}
 	if e.relocated.root != "" {
-		err = errors.Join(err, removeAll(e.relocated.root))
+		err = errors.Join(err, source.RemoveAll(e.relocated.root))
 	}
 	now := time.Now()
 	_ = os.Chtimes(e.lock.Path(), now, now) // pruneSources goes by it
@@ -222,7 +223,7 @@ func (e *Engine) homeDir() string { return filepath.Join(e.work, "home") }
 func (e *Engine) removeLeftovers() error {
 	left, err := filepath.Glob(filepath.Join(e.work, "rebuild-*"))
 	for _, dir := range append(left, e.homeDir()) {
-		err = errors.Join(err, removeAll(dir))
+		err = errors.Join(err, source.RemoveAll(dir))
 	}
 	return err
 }
@@ -249,7 +250,7 @@ func ownTemp(work string) (string, error) {
 	dir := filepath.Join(os.TempDir(), "slipway-"+hex.EncodeToString(id[:4]))
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrExist) {
-		if i, lstatErr := os.Lstat(dir); lstatErr == nil && i.IsDir() && i.Mode().Perm() == 0o700 && owned(i) && removeAll(dir) == nil {
+		if i, lstatErr := os.Lstat(dir); lstatErr == nil && i.IsDir() && i.Mode().Perm() == 0o700 && owned(i) && source.RemoveAll(dir) == nil {
 			err = os.Mkdir(dir, 0o700) // what was there was left by a killed run
 		}
 		if errors.Is(err, fs.ErrExist) {

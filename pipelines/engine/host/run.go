@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
+	"github.com/slipway-ci/slipway/pipelines/engine/internal/source"
 	"github.com/slipway-ci/slipway/pipelines/fault"
 )
 
@@ -129,6 +131,26 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 	return r, nil
 }
 
+// pristine is the name of the tree that commands see which do not write to it.
+const pristine = "source"
+
+// tree is a copy of the source with its lock, which is held while a command that may write runs in it.
+type tree struct {
+	source.Tree
+	mu sync.Mutex
+}
+
+func (e *Engine) tree(name string) *tree {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, ok := e.trees[name]
+	if !ok {
+		t = &tree{Tree: source.Tree{From: e.dir, Root: filepath.Join(e.work, "trees", name), Files: e.source.Files}}
+		e.trees[name] = t
+	}
+	return t
+}
+
 // root returns the root of the tree that a command runs in, and what to call after it.
 func (e *Engine) root(c engine.Command) (string, func(), error) {
 	if c.Relocate {
@@ -141,14 +163,14 @@ func (e *Engine) root(c engine.Command) (string, func(), error) {
 	}
 	t := e.tree(name)
 	if !c.Writes {
-		return t.root, func() {}, nil
+		return t.Root, func() {}, nil
 	}
 	t.mu.Lock()
-	if err := t.sync(); err != nil {
+	if err := t.Sync(); err != nil {
 		t.mu.Unlock()
-		return "", nil, err
+		return "", nil, cacheError(err)
 	}
-	return t.root, t.mu.Unlock, nil
+	return t.Root, t.mu.Unlock, nil
 }
 
 // relocate makes the second copy of the source, at a place that differs in every run, with an empty build
@@ -162,7 +184,10 @@ func (e *Engine) relocate() error {
 	if err := os.Mkdir(filepath.Join(root, "cache"), 0o755); err != nil {
 		return cacheError(err)
 	}
-	return (&tree{from: e.dir, root: filepath.Join(root, "src"), files: e.source.Files}).sync()
+	if err := (&source.Tree{From: e.dir, Root: filepath.Join(root, "src"), Files: e.source.Files}).Sync(); err != nil {
+		return cacheError(err)
+	}
+	return nil
 }
 
 // baseEnv is the environment that every command gets. Nothing of the caller's environment is in it but
@@ -227,4 +252,10 @@ func searchPath() string {
 		return os.Getenv("PATH")
 	}
 	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+}
+
+// lastLines returns the last n lines of text, trimmed.
+func lastLines(text []byte, n int) string {
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

@@ -1,4 +1,5 @@
-package host
+// Package source reads a source tree as git would commit it, the same way for every engine, and copies it.
+package source
 
 import (
 	"bytes"
@@ -25,9 +26,9 @@ import (
 	"github.com/slipway-ci/slipway/pipelines/fault"
 )
 
-// readSource lists and hashes the files that git would commit, and asks git for the commit. Only the
+// Read lists and hashes the files that git would commit, and asks git for the commit. Only the
 // .gitignore files of the tree count: a user's global excludes are not the same on every machine.
-func readSource(ctx context.Context, dir string, exclude []string) (engine.Source, error) {
+func Read(ctx context.Context, dir string, exclude []string) (engine.Source, error) {
 	var s engine.Source
 	var names []string
 	var err error

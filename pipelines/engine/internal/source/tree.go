@@ -1,4 +1,4 @@
-package host
+package source
 
 import (
 	"crypto/sha256"
@@ -12,34 +12,19 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/fault"
 )
 
-// pristine is the tree that commands see which do not write to it.
-const pristine = "source"
-
-// tree is one copy of the source. It has the same place in every run, and the times of files change with
+// Tree is one copy of the source. It has the same place in every run, and the times of files change with
 // their content and only then: both are what `go test` needs to know a result again.
-type tree struct {
-	mu    sync.Mutex // held while a command that may write runs in it
-	from  string
-	root  string
-	files []engine.File
-}
-
-func (e *Engine) tree(name string) *tree {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	t, ok := e.trees[name]
-	if !ok {
-		t = &tree{from: e.dir, root: filepath.Join(e.work, "trees", name), files: e.source.Files}
-		e.trees[name] = t
-	}
-	return t
+type Tree struct {
+	// From is the directory that was read, Root that of the copy.
+	From, Root string
+	// Files are those that belong into the copy.
+	Files []engine.File
 }
 
 // copied is what a tree remembers of a file that it holds: enough to see that nobody changed it since.
@@ -53,25 +38,25 @@ type copied struct {
 	Time time.Time   `json:"time"`
 }
 
-// sync makes the tree equal to the source: it adds and replaces what differs and removes the rest.
-func (t *tree) sync() error {
+// Sync makes the tree equal to the source: it adds and replaces what differs and removes the rest.
+func (t *Tree) Sync() error {
 	have := map[string]copied{}
-	index := t.root + ".json"
+	index := t.Root + ".json"
 	if b, err := os.ReadFile(index); err == nil {
 		_ = json.Unmarshal(b, &have) // a damaged index only costs copying again
 	}
 	// Should this be killed half-way, the next one must not believe the old index.
 	if err := os.Remove(index); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return cacheError(err)
+		return err
 	}
 	if err := t.makeRoom(); err != nil {
-		return cacheError(err)
+		return err
 	}
-	now := make(map[string]copied, len(t.files))
-	for _, f := range t.files {
+	now := make(map[string]copied, len(t.Files))
+	for _, f := range t.Files {
 		c, err := t.place(f, have[f.Name])
 		if err != nil {
-			return cacheError(err)
+			return err
 		}
 		now[f.Name] = c
 	}
@@ -80,39 +65,39 @@ func (t *tree) sync() error {
 		err = os.WriteFile(index, b, 0o600)
 	}
 	if err != nil {
-		return cacheError(err)
+		return err
 	}
 	return nil
 }
 
 // makeRoom removes what is not part of the source, or not of the right kind, and makes all directories.
-func (t *tree) makeRoom() error {
+func (t *Tree) makeRoom() error {
 	isDir := map[string]bool{".": true} // of everything that belongs here
-	for _, f := range t.files {
+	for _, f := range t.Files {
 		name := filepath.FromSlash(f.Name)
 		isDir[name] = false
 		for dir := filepath.Dir(name); !isDir[dir]; dir = filepath.Dir(dir) {
 			isDir[dir] = true
 		}
 	}
-	if i, err := os.Lstat(t.root); err == nil && !i.IsDir() {
-		if err := os.Remove(t.root); err != nil {
+	if i, err := os.Lstat(t.Root); err == nil && !i.IsDir() {
+		if err := os.Remove(t.Root); err != nil {
 			return err
 		}
 	}
-	if err := os.MkdirAll(t.root, 0o755); err != nil {
+	if err := os.MkdirAll(t.Root, 0o755); err != nil {
 		return err
 	}
-	err := filepath.WalkDir(t.root, func(file string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(t.Root, func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		name, err := filepath.Rel(t.root, file)
+		name, err := filepath.Rel(t.Root, file)
 		if err != nil {
 			return err
 		}
 		if wantDir, ok := isDir[name]; !ok || wantDir != d.IsDir() {
-			if err := removeAll(file); err != nil || !d.IsDir() {
+			if err := RemoveAll(file); err != nil || !d.IsDir() {
 				return err
 			}
 			return filepath.SkipDir
@@ -129,7 +114,7 @@ func (t *tree) makeRoom() error {
 		if !isDir[name] {
 			continue
 		}
-		dir := filepath.Join(t.root, name)
+		dir := filepath.Join(t.Root, name)
 		if err := os.Mkdir(dir, 0o755); errors.Is(err, fs.ErrExist) {
 			continue
 		} else if err != nil {
@@ -143,8 +128,8 @@ func (t *tree) makeRoom() error {
 }
 
 // place puts one file into the tree unless it is there unchanged.
-func (t *tree) place(f engine.File, had copied) (copied, error) {
-	name := filepath.Join(t.root, filepath.FromSlash(f.Name))
+func (t *Tree) place(f engine.File, had copied) (copied, error) {
+	name := filepath.Join(t.Root, filepath.FromSlash(f.Name))
 	i, err := os.Lstat(name)
 	if err == nil && had.SHA256 == f.SHA256 && had.Link == f.Link && had.Executable == f.Executable {
 		if f.Link != "" {
@@ -156,7 +141,7 @@ func (t *tree) place(f engine.File, had copied) (copied, error) {
 		}
 	}
 	if err == nil {
-		if err := removeAll(name); err != nil {
+		if err := RemoveAll(name); err != nil {
 			return had, err
 		}
 	}
@@ -164,7 +149,7 @@ func (t *tree) place(f engine.File, had copied) (copied, error) {
 	if f.Link != "" {
 		return c, os.Symlink(filepath.FromSlash(f.Link), name)
 	}
-	if err := copyFile(name, filepath.Join(t.from, filepath.FromSlash(f.Name)), f); err != nil {
+	if err := copyFile(name, filepath.Join(t.From, filepath.FromSlash(f.Name)), f); err != nil {
 		return c, err
 	}
 	if i, err = os.Lstat(name); err != nil {
@@ -214,9 +199,9 @@ func copyFile(to, from string, f engine.File) error {
 	return os.Chtimes(to, when, when)
 }
 
-// removeAll is os.RemoveAll that also removes directories whose owner may not write them, as tests and
+// RemoveAll is os.RemoveAll that also removes directories whose owner may not write them, as tests and
 // the module cache leave them.
-func removeAll(name string) error {
+func RemoveAll(name string) error {
 	err := os.RemoveAll(name)
 	if err == nil {
 		return nil
