@@ -25,6 +25,12 @@ const ConfigFile = "slipway.yaml"
 // Config says what a pipeline does. Keys of slipway.yaml, command-line flags and Dagger arguments of one
 // thing have the same name. The zero value of every field means its default.
 type Config struct {
+	// Engine is where commands run: "host" or "dagger". Whoever opens the engine goes by it; the pipeline
+	// itself does not. Default: host.
+	Engine string `yaml:"engine"`
+	// GoImage is the repository that the dagger engine takes the golang images from, such as a mirror's.
+	// Default: golang.
+	GoImage string `yaml:"go-image"`
 	// GoVersions are the Go releases to vet and test with: "1.22" (its newest patch release, pinned in the
 	// lock file), "1.22.5" (exactly that), "stable" and "oldstable" (the two that the Go project supports),
 	// "minimum" (that of the module's go line). Default: minimum, oldstable, stable. The newest of them builds.

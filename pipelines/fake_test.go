@@ -76,7 +76,7 @@ func (f *fake) Toolchain(_ context.Context, release string, pins map[string]stri
 	if slices.Contains(f.missing, release) {
 		return engine.Toolchain{}, fault.Environmentf(nil, "", "no toolchain go%s", release)
 	}
-	return engine.Toolchain{Release: release, Platform: "linux/amd64", Checksum: "h1:" + release, VerifiedBy: "checksum database"}, nil
+	return engine.Toolchain{Release: release, Platform: "linux/amd64", Pin: "linux/amd64", Checksum: "h1:" + release, VerifiedBy: "checksum database"}, nil
 }
 
 func (f *fake) Run(ctx context.Context, c engine.Command) (*engine.Result, error) {

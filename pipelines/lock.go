@@ -25,7 +25,8 @@ type Lock struct {
 	Schema int `json:"schema"`
 	// Go maps what go-versions may ask for ("1.22", "stable") to an exact release.
 	Go map[string]string `json:"go"`
-	// Toolchains maps an exact release to the verified checksum for each platform that it ran on.
+	// Toolchains maps an exact release to the verified checksums of what it ran from: "h1:..." of the
+	// toolchain module for each platform, "sha256:..." for each image.
 	Toolchains map[string]map[string]string `json:"toolchains"`
 	// Bases maps the reference of a base image to its digest.
 	Bases map[string]string `json:"bases"`
@@ -115,13 +116,13 @@ func (l *Lock) Forget() {
 	clear(l.Bases)
 }
 
-func (l *Lock) setToolchain(release, platform, sum string) {
+func (l *Lock) setToolchain(release, pin, sum string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.Toolchains[release] == nil {
 		l.Toolchains[release] = map[string]string{}
 	}
-	l.Toolchains[release][platform] = sum
+	l.Toolchains[release][pin] = sum
 }
 
 func (l *Lock) base(ref string) string {

@@ -138,7 +138,7 @@ func makePlan(ctx context.Context, e engine.Engine, c Config, l *Lock) (*Plan, e
 			}
 			return nil, err
 		}
-		l.setToolchain(r.Exact, t.Platform, t.Checksum)
+		l.setToolchain(r.Exact, t.Pin, t.Checksum)
 		p.Releases[i].Toolchain = t
 		used[r.Exact] = true
 	}

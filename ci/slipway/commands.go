@@ -90,12 +90,12 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	if c.name == "publish" && len(in.config.To) == 0 {
 		return fault.Usagef("Name a reference, oci:DIR, tar:FILE or embedded, such as --to=registry.example/team/app:1.4.2.", "publish needs a place to push to")
 	}
-	e, err := host.Open(ctx, in.source, host.Options{Exclude: in.ownFiles()})
+	e, closeEngine, err := openEngine(ctx, in)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		err = errors.Join(err, e.Close())
+		err = errors.Join(err, closeEngine())
 		if err != nil && !errors.Is(err, errVerdict) && in.json {
 			_ = json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "error": err.Error()})
 		}

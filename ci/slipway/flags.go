@@ -41,6 +41,8 @@ func newFlagSet(name string, c *pipelines.Config) *flagSet {
 	f.SetOutput(io.Discard) // errors are printed once, by main
 	f.Usage = func() {}
 	f.StringVar(&f.source, "source", ".", "`directory` of the source tree")
+	f.StringVar(&c.Engine, "engine", c.Engine, "`engine` that runs commands: host (this machine) or dagger (containers) (default host)")
+	f.StringVar(&c.GoImage, "go-image", c.GoImage, "`repository` of the golang images for the dagger engine, such as a mirror's (default golang)")
 	f.StringVar(&c.Output, "output", c.Output, "`directory` for everything that the run writes (default dist in the source)")
 	f.StringSliceVar(&c.GoVersions, "go-versions", c.GoVersions, "Go `releases`: 1.22, 1.22.5, stable, oldstable, minimum (default minimum,oldstable,stable)")
 	f.StringSliceVar(&c.Platforms, "platforms", c.Platforms, "`platforms`: os/arch or os/arch/variant (default linux and this machine's architecture)")
@@ -68,7 +70,7 @@ func newFlagSet(name string, c *pipelines.Config) *flagSet {
 	f.StringSliceVar(&c.Timezones, "timezones", c.Timezones, "time zones in the image: all, none, or `names` (default all on scratch)")
 	f.optional(&c.Accounts, "accounts", "put /etc/passwd and /etc/group into the image (default true on scratch)")
 	f.optional(&c.Tmp, "tmp", "put an empty /tmp into the image (default true on scratch)")
-	f.StringVar(&c.Smoke.Isolation, "smoke", c.Smoke.Isolation, "`isolation` of the smoke run: auto, runc, crun, namespaces, process (none at all), or off (default auto)")
+	f.StringVar(&c.Smoke.Isolation, "smoke", c.Smoke.Isolation, "`isolation` of the smoke run: auto, runc, crun, namespaces, process (none at all), service (dagger), or off (default auto)")
 	f.StringSliceVar(&c.To, "to", c.To, "where to publish: a `reference`, oci:DIR, tar:FILE, or embedded (a registry for the length of the run)")
 	f.StringVar(&f.username, "username", "", "`user` at the registry (default from the docker configuration)")
 	f.StringVar(&f.password, "password", "", "`where` the password is: env:NAME or file:PATH; never the password itself")

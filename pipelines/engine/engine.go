@@ -34,7 +34,8 @@ type Engine interface {
 	Source() Source
 
 	// Toolchain makes one exact Go release ready to run ("1.22.12") and verifies its checksum: against
-	// the pin for the engine's platform if there is one, else against the public checksum database.
+	// its pin if there is one, else against the public checksum database or registry. Pins are by
+	// Toolchain.Pin.
 	Toolchain(ctx context.Context, release string, pins map[string]string) (Toolchain, error)
 
 	// Run runs one command to its end.
@@ -80,9 +81,12 @@ type Toolchain struct {
 	Release string
 	// Platform is the platform it runs on, "linux/amd64".
 	Platform string
+	// Pin is the name under which the checksum is pinned: the platform, or the reference of an image.
+	Pin string
 	// Checksum is what was verified: "h1:..." of the toolchain module, or "sha256:..." of an image.
 	Checksum string
-	// VerifiedBy says against what: "slipway.lock" or "checksum database".
+	// VerifiedBy says against what: "slipway.lock" or "checksum database"; or "registry" for an image that
+	// is not pinned yet, where there is nothing else to ask.
 	VerifiedBy string
 }
 

@@ -44,7 +44,8 @@ func (e *Engine) Toolchain(ctx context.Context, release string, pins map[string]
 		Toolchain: engine.Toolchain{Release: release, Platform: runtime.GOOS + "/" + runtime.GOARCH, VerifiedBy: "slipway.lock"},
 		root:      filepath.Join(e.goEnv.GOMODCACHE, "golang.org", "toolchain@"+version.Version),
 	}
-	pin := pins[t.Platform]
+	t.Pin = t.Platform
+	pin := pins[t.Pin]
 	hashFile := filepath.Join(e.goEnv.GOMODCACHE, "cache", "download", "golang.org", "toolchain", "@v", version.Version+".ziphash")
 	sum, err := os.ReadFile(hashFile)
 	if err == nil {

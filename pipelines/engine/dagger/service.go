@@ -1,0 +1,320 @@
+package dagger
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"dagger.io/dagger"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/slipway-ci/slipway/pipelines/engine"
+	"github.com/slipway-ci/slipway/pipelines/fault"
+)
+
+// kindService is the only kind of isolation that this engine has.
+const kindService = "service"
+
+//go:embed internal/agent/main.go
+var agentSource string
+
+const (
+	agentPath = "/.slipway-agent"
+	agentPort = 64999
+)
+
+// Start implements engine.Engine. The image runs as a Dagger service, of kind "service", as its own user.
+// An agent starts its program there and answers for it: it takes all privileges from the program first.
+func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process, error) {
+	if c.Isolation != "" && c.Isolation != kindService {
+		return nil, fault.Usagef("Leave it at auto.", "smoke: the dagger engine has no isolation %q, only %q", c.Isolation, kindService)
+	}
+	digest, err := v1.NewHash(c.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	index, err := layout.ImageIndexFromPath(c.Layout)
+	if err != nil {
+		return nil, fault.Environmentf(err, "", "smoke run")
+	}
+	img, err := findImage(index, digest)
+	if err != nil {
+		return nil, &engine.ImageError{Err: err}
+	}
+	if img == nil {
+		return nil, fmt.Errorf("the image layout has no manifest %s", digest)
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return nil, &engine.ImageError{Err: err}
+	}
+	if p := config.OS + "/" + config.Architecture; !strings.HasPrefix(e.platform+"/", p+"/") {
+		return nil, &engine.ForeignError{Platform: p, Machine: e.platform}
+	}
+	args := config.Config.Cmd
+	if c.Args != nil {
+		args = c.Args
+	}
+	args = slices.Concat(config.Config.Entrypoint, args)
+	if len(args) == 0 {
+		return nil, &engine.ImageError{Err: errors.New("the image has neither an entrypoint nor a command, so there is nothing to start")}
+	}
+	agent, err := e.compileAgent(ctx)
+	if err != nil {
+		return nil, err
+	}
+	archive, err := e.archive(img, digest)
+	if err != nil {
+		return nil, err
+	}
+	token := rand.Text()
+	ctr := e.client.Container().Import(e.client.Host().File(archive)).WithMountedFile(agentPath, agent)
+	for _, v := range c.Env {
+		key, value, _ := strings.Cut(v, "=")
+		ctr = ctr.WithEnvVariable(key, value)
+	}
+	service := ctr.WithExposedPort(agentPort).AsService(dagger.ContainerAsServiceOpts{Args: append([]string{agentPath, strconv.Itoa(agentPort), token}, args...)})
+	p := &process{e: e, token: token}
+	if p.service, err = service.Start(ctx); err != nil {
+		return nil, e.fault(ctx, err, "the image cannot be started as a service")
+	}
+	if p.tunnel, err = e.client.Host().Tunnel(p.service).Start(ctx); err != nil {
+		return nil, errors.Join(e.fault(ctx, err, "tunnel to the service"), p.Close())
+	}
+	if p.address, err = p.tunnel.Endpoint(ctx); err != nil {
+		return nil, errors.Join(e.fault(ctx, err, "tunnel to the service"), p.Close())
+	}
+	var started struct {
+		Error string
+		Facts facts
+	}
+	if err := p.ask(ctx, "started", &started); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	if started.Error != "" {
+		return nil, errors.Join(&engine.ImageError{Err: fmt.Errorf("the image cannot be started: %s", started.Error)}, p.Close())
+	}
+	p.isolation = started.Facts.isolation(config.Config.User)
+	return p, nil
+}
+
+// findImage finds an image in an index or in the indexes below it.
+func findImage(index v1.ImageIndex, digest v1.Hash) (v1.Image, error) {
+	m, err := index.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range m.Manifests {
+		if d.Digest == digest {
+			return index.Image(digest)
+		}
+		if !d.MediaType.IsIndex() {
+			continue
+		}
+		inner, err := index.ImageIndex(d.Digest)
+		if err != nil {
+			return nil, err
+		}
+		if img, err := findImage(inner, digest); err != nil || img != nil {
+			return img, err
+		}
+	}
+	return nil, nil
+}
+
+// archive writes an image as a file that Container.Import takes.
+func (e *Engine) archive(img v1.Image, digest v1.Hash) (string, error) {
+	file := filepath.Join(e.temp, digest.Hex+".tar")
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, err := os.Stat(file); err == nil {
+		return file, nil
+	}
+	tag, err := name.NewTag("slipway:smoke")
+	if err != nil {
+		return "", err
+	}
+	if err := tarball.WriteToFile(file, tag, img); err != nil {
+		return "", tempError(err)
+	}
+	return file, nil
+}
+
+// facts are what the agent read back from the kernel about the program that it has started.
+type facts struct {
+	UID          int  `json:"uid"`
+	NoNewPrivs   bool `json:"no_new_privs"`
+	Capabilities bool `json:"capabilities"`
+	ReadOnly     bool `json:"read_only"`
+}
+
+func (f facts) isolation(user string) engine.Isolation {
+	i := engine.Isolation{Kind: kindService, Holds: []string{"rootfs", "pid", "mount", "ipc", "uts"}}
+	add := func(holds bool, name, reason string) {
+		if holds {
+			i.Holds = append(i.Holds, name)
+		} else {
+			i.Missing = append(i.Missing, name+": "+reason)
+		}
+	}
+	wanted, _, _ := strings.Cut(cmp.Or(user, "0"), ":")
+	uid, err := strconv.Atoi(wanted)
+	add(err != nil && f.UID >= 0 || f.UID == uid, "user", fmt.Sprintf("it runs as %d", f.UID))
+	add(f.Capabilities, "capabilities", "the program has some")
+	add(f.NoNewPrivs, "no-new-privileges", "the kernel refused")
+	add(f.ReadOnly, "read-only", "a Dagger service has a root file system that can be written")
+	for _, name := range []string{"network", "memory", "processes", "tmpfs"} {
+		add(false, name, "a Dagger service has no such limit")
+	}
+	return i
+}
+
+// process is a started image. It implements engine.Process.
+type process struct {
+	e               *Engine
+	service, tunnel *dagger.Service
+	token, address  string
+	isolation       engine.Isolation
+}
+
+// connect sends one line to the agent.
+func (p *process) connect(ctx context.Context, line string) (net.Conn, *bufio.Reader, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", p.address)
+	if err == nil {
+		_, err = fmt.Fprintf(c, "%s %s\n", p.token, line)
+	}
+	if err != nil {
+		return nil, nil, p.e.fault(ctx, err, "the service of the smoke run does not answer")
+	}
+	return c, bufio.NewReader(c), nil
+}
+
+// ask asks the agent a question with an answer of one line.
+func (p *process) ask(ctx context.Context, line string, answer any) error {
+	c, r, err := p.connect(ctx, line)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
+	if err := json.NewDecoder(r).Decode(answer); err != nil {
+		return p.e.fault(ctx, err, "the service of the smoke run does not answer")
+	}
+	return nil
+}
+
+// Dial implements engine.Process.
+func (p *process) Dial(ctx context.Context, port int) (net.Conn, error) {
+	c, r, err := p.connect(ctx, "dial "+strconv.Itoa(port))
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	line, err := r.ReadString('\n')
+	stop()
+	var refused string
+	if err == nil {
+		err = json.Unmarshal([]byte(line), &refused)
+	}
+	if err == nil && refused != "" {
+		err = errors.New(refused)
+	}
+	if err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return &dialed{Conn: c, r: r}, nil
+}
+
+// dialed is a connection of which a reader has seen the beginning.
+type dialed struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (d *dialed) Read(p []byte) (int, error) { return d.r.Read(p) }
+
+// Listening implements engine.Process.
+func (p *process) Listening(ctx context.Context) ([]int, error) {
+	var ports []int
+	err := p.ask(ctx, "listening", &ports)
+	return ports, err
+}
+
+// Wait implements engine.Process.
+func (p *process) Wait(ctx context.Context) (engine.Exit, error) {
+	var x struct {
+		Code      int
+		Signal    string
+		MaxMemory int64 `json:"max_memory"`
+	}
+	err := p.ask(ctx, "wait", &x)
+	return engine.Exit{Code: x.Code, Signal: x.Signal, MaxMemory: x.MaxMemory}, err
+}
+
+// answerIn bounds questions that are answered at once.
+const answerIn = 10 * time.Second
+
+// Signal implements engine.Process.
+func (p *process) Signal(s os.Signal) error {
+	number, ok := s.(syscall.Signal)
+	if !ok {
+		return fmt.Errorf("no signal of Linux: %v", s)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), answerIn)
+	defer cancel()
+	var refused string
+	if err := p.ask(ctx, fmt.Sprintf("signal %d", int(number)), &refused); err != nil {
+		return err
+	}
+	if refused != "" {
+		return errors.New(refused)
+	}
+	return nil
+}
+
+// Output implements engine.Process.
+func (p *process) Output() []byte {
+	ctx, cancel := context.WithTimeout(context.Background(), answerIn)
+	defer cancel()
+	var output []byte
+	_ = p.ask(ctx, "output", &output)
+	return output
+}
+
+// Isolation implements engine.Process.
+func (p *process) Isolation() engine.Isolation { return p.isolation }
+
+// Close implements engine.Process.
+func (p *process) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), answerIn)
+	defer cancel()
+	var errs []error
+	for _, s := range []*dagger.Service{p.tunnel, p.service} {
+		if s != nil {
+			_, err := s.Stop(ctx, dagger.ServiceStopOpts{Kill: true})
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return p.e.fault(ctx, err, "the service of the smoke run cannot be stopped")
+	}
+	return nil
+}
