@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -134,6 +137,43 @@ type Probe struct {
 	Port int `yaml:"port"`
 	// Status is the HTTP status wanted. Default: 200.
 	Status int `yaml:"status"`
+}
+
+// ReadConfig reads slipway.yaml in a directory, the root of a source. Paths in it are made absolute, for they
+// are relative to that directory. Without the file, or without the directory, everything has its default.
+func ReadConfig(dir string) (Config, error) {
+	text, err := os.ReadFile(filepath.Join(dir, ConfigFile))
+	if i, statErr := os.Stat(dir); errors.Is(err, fs.ErrNotExist) || statErr == nil && !i.IsDir() {
+		return Config{}, nil // what is wrong with a source the engine says
+	}
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err
+	}
+	if err != nil {
+		return Config{}, fault.Environmentf(err, "slipway must be able to read it.", "%s", ConfigFile)
+	}
+	c, err := ParseConfig(ConfigFile, text)
+	c.SetDir(dir)
+	return c, err
+}
+
+// SetDir makes the relative paths in c absolute, as paths below dir.
+func (c *Config) SetDir(dir string) {
+	local := func(s string) string {
+		for _, kind := range []string{"oci:", "tar:"} {
+			if path, ok := strings.CutPrefix(s, kind); ok && path != "" && !filepath.IsAbs(path) {
+				return kind + filepath.Join(dir, path)
+			}
+		}
+		return s
+	}
+	c.Base = local(c.Base)
+	for i := range c.To {
+		c.To[i] = local(c.To[i])
+	}
+	if c.Output != "" && !filepath.IsAbs(c.Output) {
+		c.Output = filepath.Join(dir, c.Output)
+	}
 }
 
 // ParseConfig reads slipway.yaml. An unknown key is an error that names line and nearest known key.

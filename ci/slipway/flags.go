@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -122,12 +121,11 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 	if in.source, err = filepath.Abs(first.source); err != nil {
 		return nil, err
 	}
-	config, err = readConfig(in.source)
+	// Paths in the file are relative to it, paths on the command line to the working directory.
+	config, err = pipelines.ReadConfig(in.source)
 	if err != nil {
 		return nil, err
 	}
-	// Paths in the file are relative to it, paths on the command line to the working directory.
-	localPaths(&config, in.source)
 	f := newFlagSet(c.name, &config)
 	if err := f.Parse(args); err != nil {
 		return nil, flagError(c, f, err)
@@ -146,7 +144,7 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 	if err != nil {
 		return nil, err
 	}
-	localPaths(&config, cwd)
+	config.SetDir(cwd)
 	config.Output = ""
 	in.config, in.json, in.update = config, f.json, f.update
 	f.Visit(func(flag *pflag.Flag) {
@@ -177,43 +175,12 @@ func flagError(c *command, f *flagSet, err error) error {
 	return fault.Usagef(next, "%s: %v", c.name, err)
 }
 
-func readConfig(source string) (pipelines.Config, error) {
-	name := filepath.Join(source, pipelines.ConfigFile)
-	text, err := os.ReadFile(name)
-	if i, statErr := os.Stat(source); errors.Is(err, fs.ErrNotExist) || statErr == nil && !i.IsDir() {
-		return pipelines.Config{}, nil // what is wrong with a source the engine says
-	}
-	if err != nil {
-		return pipelines.Config{}, fault.Environmentf(reason(err), "slipway must be able to read it.", "%s", pipelines.ConfigFile)
-	}
-	return pipelines.ParseConfig(pipelines.ConfigFile, text)
-}
-
 // realPath is name without symbolic links, as far as it exists.
 func realPath(name string) string {
 	if real, err := filepath.EvalSymlinks(name); err == nil {
 		return real
 	}
 	return name
-}
-
-// localPaths makes the paths in c absolute.
-func localPaths(c *pipelines.Config, dir string) {
-	local := func(s string) string {
-		for _, kind := range []string{"oci:", "tar:"} {
-			if path, ok := strings.CutPrefix(s, kind); ok && path != "" && !filepath.IsAbs(path) {
-				return kind + filepath.Join(dir, path)
-			}
-		}
-		return s
-	}
-	c.Base = local(c.Base)
-	for i := range c.To {
-		c.To[i] = local(c.To[i])
-	}
-	if c.Output != "" && !filepath.IsAbs(c.Output) {
-		c.Output = filepath.Join(dir, c.Output)
-	}
 }
 
 // credentials reads the password from where it is kept. On the command line itself every user of the

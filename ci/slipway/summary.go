@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/slipway-ci/slipway/ci/internal/view"
 	"github.com/slipway-ci/slipway/pipelines"
+	"github.com/slipway-ci/slipway/pipelines/report"
 )
 
 // printer prints what a run came to.
@@ -30,16 +30,22 @@ func (o *printer) printf(format string, a ...any) {
 	}
 }
 
-func (o *printer) table(t *view.Table) {
+func (o *printer) table(t *report.Table) {
+	_, err := t.WriteTo(o.w)
+	o.try(err)
+}
+
+// try remembers the first error.
+func (o *printer) try(err error) {
 	if o.err == nil {
-		_, o.err = t.WriteTo(o.w)
+		o.err = err
 	}
 }
 
 // plan prints what would be done.
 func (o *printer) plan(wroteLock bool) error {
 	plan := o.p.Plan
-	var t view.Table
+	var t report.Table
 	for _, m := range plan.Modules {
 		t.Row("module", m.Path, "go "+m.Go, m.Dir)
 	}
@@ -88,16 +94,10 @@ func (o *printer) lock(wrote bool) {
 func (o *printer) summary(wroteLock, kept bool) error {
 	r := o.p.Record
 	o.printf("\n")
-	var stages view.Table
-	for _, s := range r.Stages {
-		if s.Name != "plan" {
-			stages.Row(mark(s.Verdict), s.Name, view.Elapsed(time.Duration(s.Elapsed)), s.Detail)
-		}
-	}
-	o.table(&stages)
+	o.try(report.Stages(o.w, r))
 	o.printf("\n")
-	var t view.Table
-	o.artefacts(&t)
+	var t report.Table
+	report.Artefacts(&t, r)
 	output := o.in.output
 	if cwd, err := os.Getwd(); err == nil {
 		if rel, err := filepath.Rel(cwd, output); err == nil && len(rel) < len(output) {
@@ -111,81 +111,11 @@ func (o *printer) summary(wroteLock, kept bool) error {
 	o.table(&t)
 	o.lock(wroteLock)
 	if r.Verdict == pipelines.Passed {
-		o.printf("\nslipway %s: passed in %s\n", o.command, view.Elapsed(time.Duration(r.Elapsed)))
+		o.printf("\nslipway %s: passed in %s\n", o.command, report.Elapsed(time.Duration(r.Elapsed)))
 		return o.err
 	}
-	for _, s := range r.Stages {
-		o.failures(s)
-	}
+	o.try(report.Failures(o.w, r, o.repeat))
 	return o.err
-}
-
-func mark(v pipelines.Verdict) string {
-	switch v {
-	case pipelines.Passed:
-		return "ok"
-	case pipelines.Failed:
-		return "FAIL"
-	}
-	return string(v)
-}
-
-// artefacts lists binaries, image and where it went, with sizes and digests.
-func (o *printer) artefacts(t *view.Table) {
-	r := o.p.Record
-	for _, b := range r.Binaries {
-		t.Row("binary", b.Name+" "+b.Platform, view.Bytes(b.Size), "sha256:"+b.SHA256)
-	}
-	if i := r.Image; i != nil && i.Verdict == pipelines.Passed {
-		for _, m := range i.Platforms {
-			t.Row("image", m.Platform, view.Bytes(m.Size), m.Manifest)
-		}
-		t.Row("index", "all platforms", "", i.Digest)
-	}
-	for _, x := range r.Published {
-		reference, _, _ := strings.Cut(x.Reference, "@")
-		t.Row("pushed", reference, view.Bytes(x.SentBytes), x.Digest)
-	}
-}
-
-// maxFailures is how many failures of a stage the terminal shows; all are in the reports.
-const maxFailures = 20
-
-func (o *printer) failures(s *pipelines.StageRecord) {
-	if s.Verdict != pipelines.Failed {
-		return
-	}
-	o.printf("\nFAILED %s\n", s.Name)
-	repeats := []string{}
-	for i, f := range s.Failures {
-		if i == maxFailures {
-			o.printf("\n  and %d more: see run.json and junit.xml\n", len(s.Failures)-i)
-			break
-		}
-		what := f.What
-		if f.Where != "" {
-			what += " (" + f.Where + ")"
-		}
-		o.printf("\n  %s\n", view.Clean(what))
-		for line := range strings.Lines(strings.TrimRight(f.Message, "\n")) {
-			o.printf("      %s\n", view.Clean(strings.TrimRight(line, "\n")))
-		}
-		if f.Next != "" {
-			o.printf("    %s\n", f.Next)
-		}
-		if r := o.repeat(s.Name, f.Repeat); !slices.Contains(repeats, r) {
-			repeats = append(repeats, r)
-		}
-	}
-	if len(repeats) > 3 {
-		repeats = []string{o.repeat(s.Name, nil)}
-	}
-	if len(repeats) > 0 {
-		o.printf("\n  to repeat:\n")
-	}
-	for _, r := range repeats {
-		o.printf("    %s\n", r)
-	}
 }
 
 // repeat is the command line that runs a stage again as it ran, narrowed to one failure.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/slipway-ci/slipway/pipelines"
+	"github.com/slipway-ci/slipway/pipelines/report"
 )
 
 // Live is the view for terminals. What has ended is printed for good; below it, after an empty row, a
@@ -131,7 +132,7 @@ func (l *live) Close() {
 	l.closed = true
 	now := l.now()
 	for _, t := range l.tasks.running {
-		l.printed = append(l.printed, l.line("?", yellow, t.name, Elapsed(now.Sub(t.start)), unfinished))
+		l.printed = append(l.printed, l.line("?", yellow, t.name, report.Elapsed(now.Sub(t.start)), unfinished))
 	}
 	l.tasks.running = nil
 	l.mu.Unlock()
@@ -223,7 +224,7 @@ func (l *live) area(now time.Time, width, height int) []string {
 	var lines []string
 	sign := spinner[int(now.UnixMilli()/tick.Milliseconds())%len(spinner)]
 	for _, t := range shown {
-		lines = append(lines, l.line(sign, cyan, t.name, Elapsed(now.Sub(t.start)), t.detail))
+		lines = append(lines, l.line(sign, cyan, t.name, report.Elapsed(now.Sub(t.start)), t.detail))
 	}
 	if more > 0 && rows > 0 {
 		lines = append(lines, fmt.Sprintf("… and %d more", more))
@@ -249,14 +250,14 @@ func (l *live) paint(colour, s string) string {
 
 // outcome says how a task ended. The signs of tasks that did nothing need a word, a failure at least one.
 func outcome(e pipelines.Event) string {
-	detail := Clean(e.Detail)
+	detail := report.Clean(e.Detail)
 	switch {
 	case e.Verdict == pipelines.Passed || e.Verdict == pipelines.Failed && detail != "",
 		strings.HasPrefix(detail, string(e.Verdict)):
 		return detail
 	case detail == "":
-		return Clean(string(e.Verdict))
+		return report.Clean(string(e.Verdict))
 	default:
-		return Clean(string(e.Verdict)) + ": " + detail
+		return report.Clean(string(e.Verdict)) + ": " + detail
 	}
 }

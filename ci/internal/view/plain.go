@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/slipway-ci/slipway/pipelines"
+	"github.com/slipway-ci/slipway/pipelines/report"
 )
 
 // stillRunning is how long a task runs before Plain says so, and says so again.
@@ -64,9 +65,9 @@ func (p *plain) Event(e pipelines.Event) {
 	case pipelines.EventDone:
 		w, ok := word[e.Verdict]
 		if !ok {
-			w = Clean(string(e.Verdict))
+			w = report.Clean(string(e.Verdict))
 		}
-		p.line(w, name, elapsed(e), Clean(e.Detail))
+		p.line(w, name, elapsed(e), report.Clean(e.Detail))
 	case pipelines.EventNote:
 		p.write("note: " + note(name, e.Detail))
 	}
@@ -82,7 +83,7 @@ func (p *plain) tick() {
 			continue
 		}
 		t.due = now.Add(stillRunning)
-		p.line("run", t.name, Elapsed(now.Sub(t.start)), t.detail)
+		p.line("run", t.name, report.Elapsed(now.Sub(t.start)), t.detail)
 	}
 }
 
@@ -95,7 +96,7 @@ func (p *plain) Close() {
 	p.closed = true
 	now := p.now()
 	for _, t := range p.tasks.running {
-		p.line("stop", t.name, Elapsed(now.Sub(t.start)), unfinished)
+		p.line("stop", t.name, report.Elapsed(now.Sub(t.start)), unfinished)
 	}
 	p.tasks.running = nil
 	p.mu.Unlock()
@@ -104,7 +105,7 @@ func (p *plain) Close() {
 }
 
 func (p *plain) line(word, name, elapsed, detail string) {
-	p.write(pad(word, 5) + " " + p.tasks.columns(name, elapsed, detail))
+	p.write(report.Pad(word, 5) + " " + p.tasks.columns(name, elapsed, detail))
 }
 
 // write writes a line at once, so that the lines of other writers to the same log stay whole.

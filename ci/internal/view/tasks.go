@@ -8,6 +8,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"github.com/slipway-ci/slipway/pipelines"
+	"github.com/slipway-ci/slipway/pipelines/report"
 )
 
 // task is a task that runs.
@@ -33,9 +34,9 @@ const (
 
 // event notes a start, progress or end, and returns the task's name.
 func (t *tasks) event(e pipelines.Event, now time.Time) string {
-	name := Clean(e.Task)
+	name := report.Clean(e.Task)
 	if name == "" {
-		name = Clean(e.Stage)
+		name = report.Clean(e.Stage)
 	}
 	i := slices.IndexFunc(t.running, func(r *task) bool { return r.name == name })
 	switch e.Kind {
@@ -45,7 +46,7 @@ func (t *tasks) event(e pipelines.Event, now time.Time) string {
 			t.running = append(t.running, &task{name: name, start: now, due: now.Add(stillRunning)})
 		}
 		if e.Detail != "" {
-			t.running[i].detail = Clean(e.Detail)
+			t.running[i].detail = report.Clean(e.Detail)
 		}
 	case pipelines.EventDone:
 		if i >= 0 {
@@ -63,7 +64,7 @@ func (t *tasks) event(e pipelines.Event, now time.Time) string {
 
 // columns is the line of a task, without its mark.
 func (t *tasks) columns(name, elapsed, detail string) string {
-	return strings.TrimRight(pad(name, t.column)+" "+padLeft(elapsed, 6)+"  "+detail, " ")
+	return strings.TrimRight(report.Pad(name, t.column)+" "+report.PadLeft(elapsed, 6)+"  "+detail, " ")
 }
 
 // elapsed is the duration of a task that ended, empty for one that did nothing.
@@ -71,7 +72,7 @@ func elapsed(e pipelines.Event) string {
 	if e.Elapsed <= 0 {
 		return ""
 	}
-	return Elapsed(e.Elapsed)
+	return report.Elapsed(e.Elapsed)
 }
 
 // note is what an EventNote says, and of which task.
@@ -79,18 +80,8 @@ func note(name, detail string) string {
 	if name != "" {
 		name += ": "
 	}
-	return name + Clean(detail)
+	return name + report.Clean(detail)
 }
 
 // unfinished is said of a task that had not ended when the view was closed.
 const unfinished = "did not finish"
-
-// pad fills s with spaces up to a width.
-func pad(s string, width int) string {
-	return s + strings.Repeat(" ", max(0, width-ansi.StringWidth(s)))
-}
-
-// padLeft is pad with the spaces before s.
-func padLeft(s string, width int) string {
-	return strings.Repeat(" ", max(0, width-ansi.StringWidth(s))) + s
-}

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/slipway-ci/slipway/pipelines"
+	"github.com/slipway-ci/slipway/pipelines/report"
 )
 
 // pane is a shell in a real terminal that runs the demo program.
@@ -152,7 +153,7 @@ func TestTmux(t *testing.T) {
 			var want []string
 			for i := range count {
 				p.send(done(name(i), pipelines.Passed, second, nasty), notice(name(i), nasty))
-				want = append(want, fmt.Sprintf("✓ %-20s   1.0s  %s", name(i), Clean(nasty)), "note: "+name(i)+": "+Clean(nasty))
+				want = append(want, fmt.Sprintf("✓ %-20s   1.0s  %s", name(i), report.Clean(nasty)), "note: "+name(i)+": "+report.Clean(nasty))
 			}
 			p.finish(want...)
 		})

@@ -1,9 +1,8 @@
 // Package view shows the events of a pipeline while it runs: to a person at a terminal ([Live]), to
-// whoever reads a log later ([Plain]) or to a program ([JSON]). It also has the few helpers with which
-// the command line writes its summary.
+// whoever reads a log later ([Plain]) or to a program ([JSON]).
 //
-// Details of events come from the output of tested programs. Live, Plain and [Table] never let a
-// control character of theirs reach the terminal: see [Clean].
+// Details of events come from the output of tested programs. Live and Plain never let a
+// control character of theirs reach the terminal: see [report.Clean].
 package view
 
 import (

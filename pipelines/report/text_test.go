@@ -1,4 +1,4 @@
-package view
+package report
 
 import (
 	"bytes"
@@ -55,9 +55,9 @@ func TestBytes(t *testing.T) {
 
 func TestElapsed(t *testing.T) {
 	for in, want := range map[time.Duration]string{
-		0: "0.0s", -second: "0.0s", 1234 * time.Millisecond: "1.2s", 59949 * time.Millisecond: "59.9s",
-		59950 * time.Millisecond: "1m00s", 123 * second: "2m03s", 119600 * time.Millisecond: "2m00s",
-		time.Hour - second/5: "1h00m", 3725 * second: "1h02m", 100 * time.Hour: "100h00m",
+		0: "0.0s", -time.Second: "0.0s", 1234 * time.Millisecond: "1.2s", 59949 * time.Millisecond: "59.9s",
+		59950 * time.Millisecond: "1m00s", 123 * time.Second: "2m03s", 119600 * time.Millisecond: "2m00s",
+		time.Hour - time.Second/5: "1h00m", 3725 * time.Second: "1h02m", 100 * time.Hour: "100h00m",
 	} {
 		require.Equal(t, want, Elapsed(in), in)
 	}
@@ -83,3 +83,6 @@ func TestTable(t *testing.T) {
 		"",
 	}, "\n"), b.String())
 }
+
+// nasty is what a tested program may print to harm the display.
+const nasty = "\x1b[2J\x1b[31mred\x1b[0m\nnext\r\tline \x1b]0;title\x07\x1b]52;c;open \x9b31m \u009b6n \u202etfel\u202c \b\x7f\x00 \x1b(B\x1b[c 日本語 👩\u200d🚀 end"

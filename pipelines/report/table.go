@@ -1,4 +1,4 @@
-package view
+package report
 
 import (
 	"io"
@@ -37,13 +37,23 @@ func (t *Table) WriteTo(w io.Writer) (int64, error) {
 		cells := make([]string, len(row))
 		for i, cell := range row {
 			if slices.Contains(t.Right, i) {
-				cells[i] = padLeft(cell, t.widths[i])
+				cells[i] = PadLeft(cell, t.widths[i])
 			} else {
-				cells[i] = pad(cell, t.widths[i])
+				cells[i] = Pad(cell, t.widths[i])
 			}
 		}
 		b.WriteString(strings.TrimRight(strings.Join(cells, "  "), " ") + "\n")
 	}
 	n, err := io.WriteString(w, b.String())
 	return int64(n), err
+}
+
+// Pad adds spaces to s until it takes width columns.
+func Pad(s string, width int) string {
+	return s + strings.Repeat(" ", max(0, width-ansi.StringWidth(s)))
+}
+
+// PadLeft is Pad with the spaces before s.
+func PadLeft(s string, width int) string {
+	return strings.Repeat(" ", max(0, width-ansi.StringWidth(s))) + s
 }
