@@ -24,7 +24,7 @@ import (
 )
 
 // oldestEngine is the oldest Dagger engine that was tried.
-const oldestEngine = "v0.21.0"
+const oldestEngine = "v0.21.8"
 
 // DefaultGoImage is the repository of the official images of Go.
 const DefaultGoImage = "golang"
@@ -51,8 +51,7 @@ type Engine struct {
 	temp   string // holds the copy of the source that was sent, and what travels
 	source engine.Source
 	tree   *dagger.Directory
-	// run sets commands that look at the network apart from those of earlier runs: the engine must not
-	// answer them from its cache.
+	// run sets commands apart from those of earlier runs which the engine must not answer from its cache.
 	run      string
 	platform string
 

@@ -33,7 +33,8 @@ const (
 )
 
 // Run implements engine.Engine. Command.Keep means nothing here: an exec whose inputs are unchanged is
-// answered from the Dagger engine's cache. For the same reason a rebuild is done once for each input.
+// answered from the Dagger engine's cache. For the same reason a rebuild is done once for each input. Commands
+// that see the network, and tests, are run every time: what they say may change, and a failure must not stay.
 func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, error) {
 	// The span groups the exec under the command's name, where somebody collects traces.
 	ctx, span := otel.Tracer("github.com/slipway-ci/slipway").Start(ctx, c.Name)
@@ -188,10 +189,12 @@ func (e *Engine) prepare(c engine.Command, root string) (*dagger.Container, erro
 		}
 		ctr = ctr.WithMountedCache(buildCache, e.client.CacheVolume("slipway-build-"+release)).WithEnvVariable("GOCACHE", buildCache)
 	}
+	if c.Network || c.Writes {
+		ctr = ctr.WithEnvVariable("SLIPWAY_RUN", e.run)
+	}
 	if !c.Network {
 		return ctr.WithEnvVariable("GOPROXY", "off").WithEnvVariable("GOSUMDB", "off"), nil
 	}
-	ctr = ctr.WithEnvVariable("SLIPWAY_RUN", e.run)
 	for _, v := range e.opts.Env {
 		name, value, _ := strings.Cut(v, "=")
 		if strings.Contains(value, "@") {

@@ -45,20 +45,9 @@ func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process,
 	if c.Isolation != "" && c.Isolation != kindService {
 		return nil, fault.Usagef("Leave it at auto.", "smoke: the dagger engine has no isolation %q, only %q", c.Isolation, kindService)
 	}
-	digest, err := v1.NewHash(c.Manifest)
-	if err != nil {
-		return nil, err
-	}
-	index, err := layout.ImageIndexFromPath(c.Layout)
+	img, err := readImage(c.Layout, c.Manifest)
 	if err != nil {
 		return nil, fault.Environmentf(err, "", "smoke run")
-	}
-	img, err := findImage(index, digest)
-	if err != nil {
-		return nil, &engine.ImageError{Err: err}
-	}
-	if img == nil {
-		return nil, fmt.Errorf("the image layout has no manifest %s", digest)
 	}
 	config, err := img.ConfigFile()
 	if err != nil {
@@ -79,7 +68,12 @@ func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process,
 	if err != nil {
 		return nil, err
 	}
-	archive, err := e.archive(img, digest)
+	archive := filepath.Join(e.temp, strings.TrimPrefix(c.Manifest, "sha256:")+".tar")
+	e.mu.Lock()
+	if _, err = os.Stat(archive); err != nil {
+		err = writeArchive(archive, img)
+	}
+	e.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +108,22 @@ func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process,
 	return p, nil
 }
 
+func readImage(layoutDir, manifest string) (v1.Image, error) {
+	digest, err := v1.NewHash(manifest)
+	if err != nil {
+		return nil, err
+	}
+	index, err := layout.ImageIndexFromPath(layoutDir)
+	if err != nil {
+		return nil, err
+	}
+	img, err := findImage(index, digest)
+	if err == nil && img == nil {
+		err = fmt.Errorf("the image layout has no manifest %s", digest)
+	}
+	return img, err
+}
+
 // findImage finds an image in an index or in the indexes below it.
 func findImage(index v1.ImageIndex, digest v1.Hash) (v1.Image, error) {
 	m, err := index.IndexManifest()
@@ -138,22 +148,24 @@ func findImage(index v1.ImageIndex, digest v1.Hash) (v1.Image, error) {
 	return nil, nil
 }
 
-// archive writes an image as a file that Container.Import takes.
-func (e *Engine) archive(img v1.Image, digest v1.Hash) (string, error) {
-	file := filepath.Join(e.temp, digest.Hex+".tar")
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if _, err := os.Stat(file); err == nil {
-		return file, nil
-	}
-	tag, err := name.NewTag("slipway:smoke")
+// WriteArchive writes an image of an OCI layout into a file that Container.Import takes.
+func WriteArchive(file, layoutDir, manifest string) error {
+	img, err := readImage(layoutDir, manifest)
 	if err != nil {
-		return "", err
+		return err
+	}
+	return writeArchive(file, img)
+}
+
+func writeArchive(file string, img v1.Image) error {
+	tag, err := name.NewTag("slipway:image")
+	if err != nil {
+		return err
 	}
 	if err := tarball.WriteToFile(file, tag, img); err != nil {
-		return "", tempError(err)
+		return tempError(err)
 	}
-	return file, nil
+	return nil
 }
 
 // facts are what the agent read back from the kernel about the program that it has started.
