@@ -52,7 +52,7 @@ func (m *Slipway) start(ctx context.Context, source *dagger.Directory, credentia
 	if err := m.configure(&c, to); err != nil {
 		return nil, err
 	}
-	o := engine.Options{GoImage: c.GoImage, Exclude: pipelines.OutputNames(cmp.Or(filepath.Base(c.Output), "dist"))}
+	o := engine.Options{GoImage: c.GoImage, Exclude: pipelines.OutputNames(filepath.Base(cmp.Or(c.Output, "dist")))}
 	if o.Env, err = m.env(ctx); err != nil {
 		return nil, err
 	}
