@@ -299,6 +299,6 @@ func TestToolchainIsFetched(t *testing.T) {
 	e = openWith(t, program(t, "package main\n\nfunc main() {}\n"), host.Options{CacheDir: t.TempDir()})
 	tc, err := e.Toolchain(t.Context(), release, want)
 	require.NoError(t, err)
-	assert.Equal(t, engine.Toolchain{Release: release, Platform: platform, Checksum: want[platform], VerifiedBy: "slipway.lock"}, tc)
+	assert.Equal(t, engine.Toolchain{Release: release, Platform: platform, Pin: platform, Checksum: want[platform], VerifiedBy: "slipway.lock"}, tc)
 	assert.Equal(t, unpackedDir(modCache)+"\n", string(run(t, e, engine.Command{Toolchain: release, Args: []string{"go", "env", "GOROOT"}}).Stdout))
 }
