@@ -1,0 +1,337 @@
+// Tests of the slipway module from the outside, on a real engine: one function a case, and all of them.
+//
+// Broken programs come with the text that their failure must contain.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"dagger/tests/internal/dagger"
+)
+
+// Tests holds the programs that the cases work on.
+type Tests struct {
+	// +private
+	Hello *dagger.Directory
+	// +private
+	Goproxy *dagger.Secret
+}
+
+func New(
+	// The program to test with.
+	// +defaultPath="/testdata/hello"
+	hello *dagger.Directory,
+	// The Go module proxy of an inner network.
+	// +optional
+	goproxy *dagger.Secret,
+) *Tests {
+	return &Tests{Hello: hello, Goproxy: goproxy}
+}
+
+// All runs every case, one after the other: they share an engine.
+//
+// +cache="session"
+func (t *Tests) All(ctx context.Context) (string, error) {
+	var report []string
+	var failed []error
+	for _, c := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"vet", t.Vet}, {"test", t.Test}, {"failing-test", t.FailingTest}, {"build", t.Build}, {"verify", t.Verify}, {"image", t.Image}, {"oci-layout", t.OciLayout},
+		{"smoke", t.Smoke}, {"bad-smoke", t.BadSmoke}, {"publish", t.Publish}, {"everything", t.Everything}, {"failing-run", t.FailingRun},
+		{"no-go-mod", t.NoGoMod}, {"no-such-image", t.NoSuchImage}, {"wrong-credentials", t.WrongCredentials}, {"unknown-key", t.UnknownKey},
+	} {
+		err := c.run(ctx)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", c.name, err))
+			continue
+		}
+		report = append(report, "ok "+c.name)
+	}
+	return strings.Join(report, "\n"), errors.Join(failed...)
+}
+
+// slipway tests with one release only: the matrix itself is the command's own business.
+func (t *Tests) slipway() *dagger.Slipway {
+	return dag.Slipway(dagger.SlipwayOpts{GoVersions: []string{"1.22"}, Goproxy: t.Goproxy})
+}
+
+// broken is the program with one more file.
+func (t *Tests) broken(name, text string) *dagger.Directory {
+	return t.Hello.WithNewFile(name, text)
+}
+
+const failingTest = `package main
+
+import "testing"
+
+func TestFails(t *testing.T) { t.Error("fails on purpose") }
+`
+
+// wants is an error unless err contains all of the texts.
+func wants(err error, texts ...string) error {
+	if err == nil {
+		return errors.New("it did not fail")
+	}
+	for _, text := range texts {
+		if !strings.Contains(err.Error(), text) {
+			return fmt.Errorf("it failed without saying %q: %w", text, err)
+		}
+	}
+	return nil
+}
+
+// Vet passes for a good program and names file and line for another.
+//
+// +cache="session"
+func (t *Tests) Vet(ctx context.Context) error {
+	if _, err := t.slipway().Vet(t.Hello).Assert(ctx); err != nil {
+		return err
+	}
+	_, err := t.slipway().Vet(t.broken("ugly.go", "package main\nvar   x = 1\n")).Assert(ctx)
+	return wants(err, "gofmt (ugly.go:2)")
+}
+
+// Test gives JUnit, coverage and the record.
+//
+// +cache="session"
+func (t *Tests) Test(ctx context.Context) error {
+	r := t.slipway().Test(t.Hello)
+	if _, err := r.Assert(ctx); err != nil {
+		return err
+	}
+	for file, text := range map[*dagger.File]string{r.Junit(): "<testsuites", r.Coverage(): "mode: ", r.JSON(): `"engine": "dagger"`} {
+		if got, err := file.Contents(ctx); err != nil || !strings.Contains(got, text) {
+			return fmt.Errorf("no %q in %q: %w", text, got, err)
+		}
+	}
+	return nil
+}
+
+// FailingTest hands over its files although it fails.
+//
+// +cache="session"
+func (t *Tests) FailingTest(ctx context.Context) error {
+	r := t.slipway().Test(t.broken("fails_test.go", failingTest))
+	_, err := r.Assert(ctx)
+	if err := wants(err, "TestFails", "fails on purpose", "fails_test.go:5", "to repeat:"); err != nil {
+		return err
+	}
+	junit, err := r.Junit().Contents(ctx)
+	if err == nil && !strings.Contains(junit, "fails on purpose") {
+		err = fmt.Errorf("the failure is not in %s", junit)
+	}
+	return err
+}
+
+// Build gives binaries and their hashes.
+//
+// +cache="session"
+func (t *Tests) Build(ctx context.Context) error {
+	sums, err := t.slipway().Build(t.Hello).File("SHA256SUMS").Contents(ctx)
+	if err == nil && !strings.Contains(sums, "/hello\n") {
+		err = fmt.Errorf("no hello in %q", sums)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = t.slipway().Build(t.broken("broken.go", "package main\n\nvar x int = \"text\"\n")).Sync(ctx)
+	return wants(err, "FAILED build", "broken.go:3")
+}
+
+// Verify gives the evidence.
+//
+// +cache="session"
+func (t *Tests) Verify(ctx context.Context) error {
+	text, err := t.slipway().Verify(t.Hello).Contents(ctx)
+	if err == nil && !strings.Contains(text, `"verdict": "passed"`) {
+		err = errors.New(text)
+	}
+	return err
+}
+
+// Image can be chained: the program runs in it.
+//
+// +cache="session"
+func (t *Tests) Image(ctx context.Context) error {
+	out, err := t.slipway().Image(t.Hello).WithExec([]string{"--version"}, dagger.ContainerWithExecOpts{UseEntrypoint: true}).Stdout(ctx)
+	if err == nil && !strings.HasPrefix(out, "hello ") {
+		err = fmt.Errorf("it printed %q", out)
+	}
+	return err
+}
+
+// OciLayout gives the same digest twice, from two runs.
+//
+// +cache="session"
+func (t *Tests) OciLayout(ctx context.Context) error {
+	layout, err := t.digest(ctx, t.slipway().OciLayout(t.Hello))
+	if err != nil {
+		return err
+	}
+	dist, err := t.digest(ctx, t.slipway().Run(t.Hello).Dist().Directory("image"))
+	if err == nil && layout != dist {
+		err = fmt.Errorf("digests differ: %s and %s", layout, dist)
+	}
+	return err
+}
+
+func (t *Tests) digest(ctx context.Context, layout *dagger.Directory) (string, error) {
+	text, err := layout.File("index.json").Contents(ctx)
+	if err != nil {
+		return "", err
+	}
+	var index struct{ Manifests []struct{ Digest string } }
+	if err := json.Unmarshal([]byte(text), &index); err != nil || len(index.Manifests) != 1 {
+		return "", fmt.Errorf("index.json is %q: %w", text, err)
+	}
+	return index.Manifests[0].Digest, nil
+}
+
+// Smoke starts the image.
+//
+// +cache="session"
+func (t *Tests) Smoke(ctx context.Context) error {
+	summary, err := t.slipway().Smoke(t.Hello).Assert(ctx)
+	if err == nil && !strings.Contains(summary, "(service)") {
+		err = errors.New(summary)
+	}
+	return err
+}
+
+// BadSmoke says what the image answered.
+//
+// +cache="session"
+func (t *Tests) BadSmoke(ctx context.Context) error {
+	_, err := t.slipway().Smoke(t.broken("slipway.yaml", "ports: ['8080']\nsmoke:\n  deadline: 2s\n  probes: [{http: /missing, status: 201}]\n")).Assert(ctx)
+	return wants(err, "FAILED smoke", "GET /missing on port 8080 was not answered with 201")
+}
+
+// registry is a real one.
+func (t *Tests) registry() *dagger.Container {
+	return dag.Container().From("registry:2").WithExposedPort(5000)
+}
+
+// pushTo is where to push in a registry: its address, as registries at private addresses are spoken to without TLS.
+func (t *Tests) pushTo(ctx context.Context, registry *dagger.Container) (string, error) {
+	service, err := registry.AsService(dagger.ContainerAsServiceOpts{UseEntrypoint: true}).Start(ctx)
+	if err != nil {
+		return "", err
+	}
+	name, err := service.Hostname(ctx)
+	if err != nil {
+		return "", err
+	}
+	addresses, err := net.DefaultResolver.LookupHost(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(addresses[0], "5000") + "/team/hello:1.0.0", nil
+}
+
+// Publish pushes the digest of the layout, and refuses to move the tag of a release.
+//
+// +cache="session"
+func (t *Tests) Publish(ctx context.Context) error {
+	to, err := t.pushTo(ctx, t.registry())
+	if err != nil {
+		return err
+	}
+	digest, err := t.digest(ctx, t.slipway().OciLayout(t.Hello))
+	if err != nil {
+		return err
+	}
+	reference, err := t.slipway().Publish(ctx, t.Hello, []string{to})
+	if err != nil {
+		return err
+	}
+	if !strings.HasSuffix(reference, "@"+digest) {
+		return fmt.Errorf("%s was published, the layout is %s", reference, digest)
+	}
+	_, err = t.slipway().Publish(ctx, t.broken("other.go", "package main\n\nfunc init() { println() }\n"), []string{to})
+	return wants(err, "The tag names a release that exists with other content")
+}
+
+// canary must be nowhere.
+const canary = "canary-5b7e1"
+
+// WrongCredentials are refused, and not shown.
+//
+// +cache="session"
+func (t *Tests) WrongCredentials(ctx context.Context) error {
+	// The password of this user is another one.
+	const htpasswd = "user:$2y$05$C8ZlVJcLQJvoyPh.AESxy.a9VFQBtbgq2J5cCWj5TyzbT28vuLkPK\n"
+	registry := t.registry().WithNewFile("/auth/htpasswd", htpasswd).WithEnvVariable("REGISTRY_AUTH", "htpasswd").
+		WithEnvVariable("REGISTRY_AUTH_HTPASSWD_REALM", "test").WithEnvVariable("REGISTRY_AUTH_HTPASSWD_PATH", "/auth/htpasswd")
+	to, err := t.pushTo(ctx, registry)
+	if err != nil {
+		return err
+	}
+	_, err = t.slipway().Publish(ctx, t.Hello, []string{to}, dagger.SlipwayPublishOpts{Username: "user", Password: dag.SetSecret("password", canary)})
+	if err == nil || strings.Contains(err.Error(), canary) {
+		return fmt.Errorf("no failure, or one with the password in it: %v", err)
+	}
+	return wants(err, "publish to")
+}
+
+// Everything gives the whole dist/.
+//
+// +cache="session"
+func (t *Tests) Everything(ctx context.Context) error {
+	files, err := t.slipway().All(t.Hello).Entries(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"SHA256SUMS", "coverage.out", "image/", "junit.xml", "run.json", "verification.json", "vet.json"} {
+		if !strings.Contains("\n"+strings.Join(files, "\n")+"\n", "\n"+name+"\n") {
+			return fmt.Errorf("no %s in %q", name, files)
+		}
+	}
+	return nil
+}
+
+// FailingRun fails as a whole, and hands over its files as a result.
+//
+// +cache="session"
+func (t *Tests) FailingRun(ctx context.Context) error {
+	bad := t.broken("fails_test.go", failingTest)
+	_, err := t.slipway().All(bad).Sync(ctx)
+	if err := wants(err, "fails on purpose"); err != nil {
+		return err
+	}
+	verdict, err := t.slipway().Run(bad).Verdict(ctx)
+	if err == nil && verdict != "failed" {
+		err = fmt.Errorf("the verdict is %s", verdict)
+	}
+	return err
+}
+
+// NoGoMod says what is missing.
+//
+// +cache="session"
+func (t *Tests) NoGoMod(ctx context.Context) error {
+	_, err := t.slipway().Build(dag.Directory().WithNewFile("main.go", "package main\n")).Sync(ctx)
+	return wants(err, "no go.mod in the source")
+}
+
+// NoSuchImage names the image that cannot be fetched.
+//
+// +cache="session"
+func (t *Tests) NoSuchImage(ctx context.Context) error {
+	_, err := dag.Slipway(dagger.SlipwayOpts{GoVersions: []string{"1.22.12"}, GoImage: "mirror.invalid/golang", Goproxy: t.Goproxy}).Build(t.Hello.WithoutFile("slipway.lock")).Sync(ctx)
+	return wants(err, "image mirror.invalid/golang:1.22.12 cannot be fetched", "--go-image")
+}
+
+// UnknownKey names file and line.
+//
+// +cache="session"
+func (t *Tests) UnknownKey(ctx context.Context) error {
+	_, err := t.slipway().Build(t.broken("slipway.yaml", "platform: [linux/amd64]\n")).Sync(ctx)
+	return wants(err, `slipway.yaml:1: unknown key "platform"`, "platforms")
+}
