@@ -2,7 +2,7 @@
 RACE := $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: run test check bench fuzz
+.PHONY: run test test-dagger check bench fuzz
 
 # The main job on the sample, up to an image that is pushed to a registry and read back.
 run:
@@ -11,13 +11,22 @@ run:
 test: check
 	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -timeout=20m ./...
 
+# What needs a Dagger engine, which is found as the dagger command finds it; fails where there is none. What the
+# tests without an engine compare with is recorded anew. GOPROXY must be one that containers reach.
+test-dagger:
+	go test -count=1 -timeout=20m ./pipelines/engine/dagger -dagger
+	go test -count=1 -timeout=40m -run='^TestEnginesAgree$$' -v ./ci/slipway -dagger
+	cd modules/tests && dagger call --progress=plain $(if $(GOPROXY),--goproxy=env:GOPROXY) all
+	cd modules/example && dagger call --progress=plain accept --source=../../testdata/hello
+
 check:
-	@unformatted=$$(gofmt -l ci pipelines); test -z "$$unformatted" || { echo "not formatted: $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l ci pipelines modules); test -z "$$unformatted" || { echo "not formatted: $$unformatted"; exit 1; }
 	go mod verify
 	go mod tidy -diff
 	go vet ./...
 	GOOS=windows go vet ./...
 	GOOS=darwin go vet ./...
+	@set -e; for module in modules/*/; do echo "go vet $$module"; (cd $$module && go vet ./...); done
 	go run $(STATICCHECK) ./...
 
 # Ratios against bare go commands and, where it is installed, ko. Takes about ten minutes.

@@ -254,8 +254,10 @@ func readModule(source fs.FS, dir string) (Module, error) {
 	if f.Go != nil {
 		m.Go = f.Go.Version
 	}
-	_, err = fs.Stat(source, path.Join(dir, "vendor", "modules.txt"))
-	m.Vendored = err == nil
+	// The go command looks into vendor/ from go 1.14 on: https://go.dev/ref/mod#vendoring
+	if _, err = fs.Stat(source, path.Join(dir, "vendor", "modules.txt")); err == nil {
+		m.Vendored = f.Go != nil && version.Compare("go"+m.Go, "go1.14") >= 0
+	}
 	return m, nil
 }
 

@@ -45,7 +45,7 @@ func TestCIFiles(t *testing.T) {
 	mod := readGoMod(t)
 	var dagger struct{ EngineVersion string }
 	require.NoError(t, json.Unmarshal(readFile(t, "dagger.json"), &dagger))
-	functions := moduleFunctions(t)
+	functions := moduleFunctions(t, "modules/slipway")
 	versions := map[string][]string{} // of slipway, with the files that name them
 
 	for _, f := range []struct {
@@ -287,9 +287,10 @@ type function struct {
 	returns string          // a type, as moduleFunctions names it
 }
 
-// moduleFunctions reads the functions of the Dagger module from its source: type, name, function. Names
-// are as on the command line. The constructor is the only function of the type "".
-func moduleFunctions(t *testing.T) map[string]map[string]function {
+// moduleFunctions reads the functions of a Dagger module from its source: type, name, function. Names are as
+// on the command line. The constructor is the only function of the type "". Types of the generated client begin
+// with "dagger.".
+func moduleFunctions(t *testing.T, module string) map[string]map[string]function {
 	functions := map[string]map[string]function{}
 	add := func(typ, name string, f function) {
 		if functions[typ] == nil {
@@ -298,7 +299,7 @@ func moduleFunctions(t *testing.T) map[string]map[string]function {
 		functions[typ][name] = f
 	}
 	fields := map[string][]string{} // of structs, which hold the optional arguments of Dagger's own functions
-	for _, pattern := range []string{"modules/slipway/internal/dagger/*.go", "modules/slipway/*.go"} {
+	for _, pattern := range []string{module + "/internal/dagger/*.go", module + "/*.go"} {
 		names, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		require.NotEmpty(t, names, pattern)

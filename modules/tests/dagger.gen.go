@@ -61,21 +61,25 @@ func convertSlice[I any, O any](in []I, f func(I) O) []O {
 
 func (r Tests) MarshalJSON() ([]byte, error) {
 	var concrete struct {
-		Hello *dagger.Directory
+		Hello   *dagger.Directory
+		Goproxy *dagger.Secret
 	}
 	concrete.Hello = r.Hello
+	concrete.Goproxy = r.Goproxy
 	return json.Marshal(&concrete)
 }
 
 func (r *Tests) UnmarshalJSON(bs []byte) error {
 	var concrete struct {
-		Hello *dagger.Directory
+		Hello   *dagger.Directory
+		Goproxy *dagger.Secret
 	}
 	err := json.Unmarshal(bs, &concrete)
 	if err != nil {
 		return err
 	}
 	r.Hello = concrete.Hello
+	r.Goproxy = concrete.Goproxy
 	return nil
 }
 
@@ -330,7 +334,14 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg hello", err))
 				}
 			}
-			return New(hello), nil
+			var goproxy *dagger.Secret
+			if inputArgs["goproxy"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["goproxy"]), &goproxy)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg goproxy", err))
+				}
+			}
+			return New(hello, goproxy), nil
 		default:
 			return nil, fmt.Errorf("unknown function %s", fnName)
 		}

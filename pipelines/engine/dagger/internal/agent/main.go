@@ -11,6 +11,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -248,18 +249,20 @@ func (s *state) dial(c net.Conn, port int, answer func(interface{})) {
 	<-done
 }
 
-// listening lists the TCP ports in state LISTEN (0A), see proc_pid_net(5).
+// listening lists the TCP ports in state LISTEN (0A), see proc_pid_net(5), that the program and what it has
+// started hold: the engine's own helpers share the container's network.
 func (s *state) listening() []int {
+	sockets := s.sockets()
 	seen := map[int]bool{}
 	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		text, _ := os.ReadFile(name)
 		for _, line := range strings.Split(string(text), "\n") {
 			fields := strings.Fields(line)
-			if len(fields) < 4 || fields[3] != "0A" {
+			if len(fields) < 10 || fields[3] != "0A" || !sockets["socket:["+fields[9]+"]"] {
 				continue
 			}
 			_, hex, _ := strings.Cut(fields[1], ":")
-			if port, err := strconv.ParseUint(hex, 16, 16); err == nil && strconv.Itoa(int(port)) != s.port {
+			if port, err := strconv.ParseUint(hex, 16, 16); err == nil {
 				seen[int(port)] = true
 			}
 		}
@@ -270,4 +273,39 @@ func (s *state) listening() []int {
 	}
 	sort.Ints(ports)
 	return ports
+}
+
+// sockets are the open sockets of all processes but the agent's own and those that have started it.
+func (s *state) sockets() map[string]bool {
+	above := map[int]bool{}
+	for pid := os.Getpid(); pid > 0 && !above[pid]; pid = parent(pid) {
+		above[pid] = true
+	}
+	found := map[string]bool{}
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || above[pid] {
+			continue
+		}
+		dir := "/proc/" + e.Name() + "/fd"
+		open, _ := os.ReadDir(dir)
+		for _, f := range open {
+			if link, err := os.Readlink(dir + "/" + f.Name()); err == nil && strings.HasPrefix(link, "socket:") {
+				found[link] = true
+			}
+		}
+	}
+	return found
+}
+
+// parent reads the parent's number from proc_pid_stat(5), where it follows the name in brackets and the state.
+func parent(pid int) int {
+	text, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 2 {
+		return 0
+	}
+	n, _ := strconv.Atoi(fields[1])
+	return n
 }
