@@ -2,7 +2,7 @@
 RACE := $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: run test test-dagger check bench fuzz
+.PHONY: run test test-dagger check bench bench-dagger fuzz
 
 # The main job on the sample, up to an image that is pushed to a registry and read back.
 run:
@@ -32,6 +32,10 @@ check:
 # Ratios against bare go commands and, where it is installed, ko. Takes about ten minutes.
 bench:
 	go run ./ci/bench
+
+# Needs a Dagger engine that has not built with these releases yet.
+bench-dagger:
+	ci/bench/dagger.sh 1.25.14 1.26.11 1.27.4
 
 # Every fuzz target for a minute.
 fuzz:

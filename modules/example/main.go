@@ -43,11 +43,12 @@ func (m *Example) Release(
 // +cache="session"
 func (m *Example) Accept(ctx context.Context, source *dagger.Directory) error {
 	image := dag.Slipway(dagger.SlipwayOpts{GoVersions: []string{"1.22"}}).Image(source)
-	service, err := image.AsService(dagger.ContainerAsServiceOpts{UseEntrypoint: true}).Start(ctx)
+	// An exposed port is waited for.
+	service, err := image.WithExposedPort(8080).AsService(dagger.ContainerAsServiceOpts{UseEntrypoint: true}).Start(ctx)
 	if err != nil {
 		return err
 	}
-	defer service.Stop(ctx)
+	defer service.Stop(ctx, dagger.ServiceStopOpts{Kill: true})
 	url, err := service.Endpoint(ctx, dagger.ServiceEndpointOpts{Port: 8080, Scheme: "http"})
 	if err != nil {
 		return err

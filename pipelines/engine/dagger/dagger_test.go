@@ -231,6 +231,7 @@ func TestCancelled(t *testing.T) {
 }
 
 func TestEngineCannotBeReached(t *testing.T) {
+	path := os.Getenv("PATH")
 	t.Setenv("PATH", t.TempDir())
 	for _, name := range []string{"DAGGER_SESSION_PORT", "_EXPERIMENTAL_DAGGER_CLI_BIN"} {
 		t.Setenv(name, "")
@@ -238,9 +239,10 @@ func TestEngineCannotBeReached(t *testing.T) {
 	}
 	_, err := dagger.Connect(t.Context())
 	requireFault(t, err, fault.Environment, "no dagger command on the PATH", "_EXPERIMENTAL_DAGGER_RUNNER_HOST", "--engine=host")
-	// A command that cannot start an engine.
+	// A command that cannot start an engine. It ends a little later, as the SDK forgets what it has not read by then.
 	command := filepath.Join(t.TempDir(), "dagger")
-	require.NoError(t, os.WriteFile(command, []byte("#!/bin/sh\necho 'no container runtime' >&2\nexit 1\n"), 0o755))
+	require.NoError(t, os.WriteFile(command, []byte("#!/bin/sh\necho 'no container runtime' >&2\nsleep 0.3\nexit 1\n"), 0o755))
+	t.Setenv("PATH", path)
 	t.Setenv("_EXPERIMENTAL_DAGGER_CLI_BIN", command)
 	_, err = dagger.Connect(t.Context())
 	requireFault(t, err, fault.Environment, "no Dagger engine can be reached", "no container runtime", "_EXPERIMENTAL_DAGGER_RUNNER_HOST")
