@@ -37,6 +37,9 @@ type PushOptions struct {
 	// Platform is the one that goes into a tar file; empty means that of this machine if the layout has
 	// it, else the first.
 	Platform string
+	// Attach are documents about the image that go to a registry with it, before tags are moved. Layouts and
+	// tar files have no place for them.
+	Attach []Artifact
 	// Names are the names that an image has after it was loaded from a tar file, such as "app:v1.2.3".
 	Names []string
 }
@@ -54,6 +57,9 @@ type Pushed struct {
 	Sent     Amount `json:"sent"`
 	Present  Amount `json:"present"`
 	ReadBack Amount `json:"readBack"`
+	// Attached counts the artifacts that were sent, AttachedBefore those that were there.
+	Attached       int `json:"attached,omitempty"`
+	AttachedBefore int `json:"attachedBefore,omitempty"`
 }
 
 // Tag is what has become of a tag.
@@ -131,7 +137,7 @@ func (e *PushError) Unwrap() error { return e.Err }
 // For a registry, the tags are looked at first; one that points at other content and may not be moved is an
 // error before anything travels. Then every blob in the layout is verified, those that the registry does
 // not have travel, and the manifests after them. Then everything is fetched again by digest and compared.
-// Only then are the tags moved, and their digests compared. Where all tags point at the content already,
+// Then come the artifacts, which are fetched again too. Only then are the tags moved, and their digests compared. Where all tags point at the content already,
 // it is only fetched and compared.
 //
 // The errors to tell apart are *TagExistsError, *RefusedError (credentials), *DigestError (what was fetched
@@ -228,6 +234,9 @@ func pushRegistry(ctx context.Context, l *layout, target string, o PushOptions) 
 		}
 	}
 	if err := p.readBack(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.attach(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.moveTags(ctx); err != nil {

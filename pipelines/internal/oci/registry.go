@@ -117,6 +117,7 @@ func statusOf(err error) int {
 // session talks to one repository.
 type session struct {
 	repo      name.Repository
+	options   []remote.Option
 	puller    *remote.Puller
 	pusher    *remote.Pusher
 	anonymous bool
@@ -152,6 +153,7 @@ func newSession(ctx context.Context, repo name.Repository, auth Auth, delay time
 		// The library's own waiting does not end with the context, so try does it.
 		remote.WithRetryBackoff(remote.Backoff{Steps: 1}),
 	}
+	s.options = options
 	if s.puller, err = remote.NewPuller(options...); err != nil {
 		return nil, err
 	}
