@@ -160,7 +160,9 @@ func (s *session) artifacts(ctx context.Context, digest string) ([]Artifact, err
 			all = append(all, *a)
 		}
 	}
-	slices.SortFunc(all, func(a, b Artifact) int { return cmp.Or(cmp.Compare(a.Type, b.Type), bytes.Compare(a.Content, b.Content)) })
+	slices.SortFunc(all, func(a, b Artifact) int {
+		return cmp.Or(cmp.Compare(a.Type, b.Type), bytes.Compare(a.Content, b.Content))
+	})
 	return all, nil
 }
 

@@ -39,11 +39,11 @@ func TestDigest(t *testing.T) {
 
 func TestParseErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"":            "not an in-toto statement",
-		"[]":          "not an in-toto statement",
-		`{"_type":1}`: "not an in-toto statement",
-		`{"_type":"https://example.com"}`:                                      "its type is",
-		`{"_type":"` + Type + `"}`:                                             "about nothing",
+		"":                                "not an in-toto statement",
+		"[]":                              "not an in-toto statement",
+		`{"_type":1}`:                     "not an in-toto statement",
+		`{"_type":"https://example.com"}`: "its type is",
+		`{"_type":"` + Type + `"}`:        "about nothing",
 		`{"_type":"` + Type + `","subject":[{}]}`:                              "without a type",
 		`{"_type":"` + Type + `","x":"` + strings.Repeat("x", MaxSize) + `"}"`: "more than",
 	} {
