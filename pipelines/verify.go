@@ -35,14 +35,20 @@ type Evidence struct {
 	Loaded string `json:"loaded_sha256,omitempty"`
 	// BuildID is Go's build ID, the same before and after strip.
 	BuildID string `json:"build_id"`
-	// Removed are the sections that strip removed, with their bytes on disk.
+	// Removed are the sections that strip removed and Kept those that stayed, with their sizes in bytes.
 	Removed map[string]uint64 `json:"removed,omitempty"`
+	Kept    map[string]uint64 `json:"kept"`
+	// Libraries are the shared libraries that the program names; a static one names none.
+	Libraries []string `json:"libraries,omitempty"`
+	// CgoPackages are the packages outside of the standard library that brought cgo in.
+	CgoPackages []string `json:"cgo_packages,omitempty"`
 	// StripAgain is the SHA256 after stripping a second time: the same as SHA256.
 	StripAgain string `json:"strip_again_sha256,omitempty"`
 	// Rebuild is the SHA256 of the same program linked again in another directory with an empty build
 	// cache: the same as FullSHA256. Empty when rebuild is switched off.
 	Rebuild string `json:"rebuild_sha256,omitempty"`
-	// Paths tells that the directory of the build was looked for in the program and not found.
+	// Paths tells that the directory of the build, the user's home directory and the host's name were looked
+	// for in the program and not found.
 	Paths bool `json:"no_build_path"`
 }
 
@@ -61,7 +67,7 @@ func (p *Pipeline) Verify(ctx context.Context) (*VerifyResult, error) {
 	err = p.parallel(ctx, len(build.Binaries), func(ctx context.Context, i int) error {
 		b := &build.Binaries[i]
 		return s.task(ctx, "strip "+b.Name+" "+b.Platform, func(ctx context.Context, _ func(string)) (Verdict, string, error) {
-			e, problems, err := p.examine(b)
+			e, problems, err := p.examine(ctx, b)
 			if err != nil {
 				return "", "", err
 			}
@@ -106,7 +112,7 @@ func (p *Pipeline) verifyFailures(b *Binary, problems []string) []Failure {
 }
 
 // examine reads a binary before and after strip and lists what does not hold.
-func (p *Pipeline) examine(b *Binary) (*Evidence, []string, error) {
+func (p *Pipeline) examine(ctx context.Context, b *Binary) (*Evidence, []string, error) {
 	var problems []string
 	// The hashes are taken anew: the chain must hold for the files as they are now.
 	sha, _, err := hashFile(p.path(b.Path))
@@ -121,13 +127,23 @@ func (p *Pipeline) examine(b *Binary) (*Evidence, []string, error) {
 		return nil, []string{err.Error()}, nil
 	}
 	e := &Evidence{Name: b.Name, Platform: b.Platform, Format: after.Format, FullSHA256: b.FullSHA256, SHA256: sha, BuildID: after.BuildID}
-	found, err := containsPath(p.path(b.Path), b.forbids)
+	e.Kept, e.Libraries = map[string]uint64{}, after.Libraries
+	for _, x := range after.Sections {
+		e.Kept[x.Name] += x.Size
+	}
+	if p.Config.CGO && b.BuildInfo.Settings["CGO_ENABLED"] == "1" {
+		m := p.Plan.module(p.Plan.command(b.Package).Module)
+		if e.CgoPackages, err = p.cgoUsers(ctx, m, []string{b.Package}, b.platform.env()); err != nil {
+			return nil, nil, err
+		}
+	}
+	found, err := containsPath(p.path(b.Path), append(b.forbids, tellTales()...))
 	if err != nil {
 		return nil, nil, err
 	}
 	e.Paths = len(found) == 0
 	if len(found) > 0 {
-		problems = append(problems, "the directory of the build is in the program; something embeds it (go:embed of a generated file, -X, cgo flags)")
+		problems = append(problems, "the directory of the build, the user's home or the host's name is in the program; something embeds it (go:embed of a generated file, -X, cgo flags)")
 	}
 	if b.StrippedBy != "slipway" {
 		e.Claim = "stripped by the linker; there is no file before strip to compare with"
@@ -160,6 +176,19 @@ func (p *Pipeline) examine(b *Binary) (*Evidence, []string, error) {
 	}
 	e.Claim = "all that is loaded is identical before and after strip"
 	return e, problems, nil
+}
+
+// tellTales are texts of this machine that no program may hold. A home of the system and a host name that could
+// be a word say nothing when they are found, so they are not looked for.
+func tellTales() []string {
+	var all []string
+	if home, err := os.UserHomeDir(); err == nil && strings.Count(filepath.ToSlash(home), "/") > 1 {
+		all = append(all, home)
+	}
+	if name, err := os.Hostname(); err == nil && len(name) >= 8 && strings.ContainsAny(name, "0123456789") {
+		all = append(all, name)
+	}
+	return all
 }
 
 func containsPath(name string, paths []string) ([]string, error) {
