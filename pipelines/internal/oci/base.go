@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -279,7 +280,69 @@ func (b *Base) Image(ctx context.Context, platform string) (v1.Image, error) {
 			return fail(err)
 		}
 	}
+	img, err := b.open(ctx, desc, raw)
+	if err != nil {
+		return nil, err
+	}
+	if !b.desc.MediaType.IsIndex() {
+		// An image alone says in its configuration what it is for.
+		have := img.descriptor()
+		if _, ok := choose([]v1.Descriptor{have}, want); !ok {
+			return nil, &PlatformError{Ref: b.Ref, Platform: platformName(want), Have: platformsOf([]v1.Descriptor{have})}
+		}
+	}
+	return img, nil
+}
+
+// PlatformImage is one image of an index, or an image alone.
+type PlatformImage struct {
+	Platform string
+	// Manifest is the digest of the image's manifest.
+	Manifest string
+	v1.Image
+}
+
+// Images are all images that b holds, sorted by platform. What an index holds for no platform, as some builders
+// keep documents there, is left out.
+func (b *Base) Images(ctx context.Context) ([]PlatformImage, error) {
+	if b.source == nil {
+		return nil, nil
+	}
+	if !b.desc.MediaType.IsIndex() {
+		img, err := b.open(ctx, b.desc, b.raw)
+		if err != nil {
+			return nil, err
+		}
+		return []PlatformImage{{Platform: platformName(*img.descriptor().Platform), Manifest: b.Digest, Image: img}}, nil
+	}
+	var index v1.IndexManifest
+	if err := json.Unmarshal(b.raw, &index); err != nil {
+		return nil, &FetchError{Ref: b.Ref, Host: b.host, Err: fmt.Errorf("index %s: %w", b.Digest, err)}
+	}
+	var all []PlatformImage
+	for _, d := range index.Manifests {
+		if !d.MediaType.IsImage() || d.Platform == nil || d.Platform.OS == "unknown" {
+			continue
+		}
+		raw, err := b.source.document(ctx, d, true)
+		if err != nil {
+			return nil, &FetchError{Ref: b.Ref, Host: b.host, Err: err}
+		}
+		img, err := b.open(ctx, d, raw)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, PlatformImage{Platform: platformName(*d.Platform), Manifest: d.Digest.String(), Image: img})
+	}
+	slices.SortStableFunc(all, func(x, y PlatformImage) int { return cmp.Compare(x.Platform, y.Platform) })
+	return all, nil
+}
+
+// open reads manifest and configuration of one image.
+func (b *Base) open(ctx context.Context, desc v1.Descriptor, raw []byte) (*baseImage, error) {
+	fail := func(err error) (*baseImage, error) { return nil, &FetchError{Ref: b.Ref, Host: b.host, Err: err} }
 	img := &baseImage{raw: raw, mediaType: desc.MediaType}
+	var err error
 	if img.manifest, err = partial.Manifest(img); err != nil {
 		return fail(fmt.Errorf("manifest %s: %w", desc.Digest, err))
 	}
@@ -288,13 +351,6 @@ func (b *Base) Image(ctx context.Context, platform string) (v1.Image, error) {
 	}
 	if img.config, err = partial.ConfigFile(img); err != nil {
 		return fail(fmt.Errorf("configuration %s: %w", img.manifest.Config.Digest, err))
-	}
-	if !b.desc.MediaType.IsIndex() {
-		// An image alone says in its configuration what it is for.
-		have := v1.Descriptor{MediaType: desc.MediaType, Platform: &v1.Platform{OS: img.config.OS, Architecture: img.config.Architecture, Variant: img.config.Variant}}
-		if _, ok := choose([]v1.Descriptor{have}, want); !ok {
-			return nil, &PlatformError{Ref: b.Ref, Platform: platformName(want), Have: platformsOf([]v1.Descriptor{have})}
-		}
 	}
 	if len(img.manifest.Layers) != len(img.config.RootFS.DiffIDs) {
 		return fail(fmt.Errorf("manifest %s has %d layers, its configuration %d", desc.Digest, len(img.manifest.Layers), len(img.config.RootFS.DiffIDs)))
@@ -328,6 +384,11 @@ type baseImage struct {
 }
 
 var _ v1.Image = (*baseImage)(nil)
+
+// descriptor says what an image alone is for, as its configuration has it.
+func (i *baseImage) descriptor() v1.Descriptor {
+	return v1.Descriptor{MediaType: i.mediaType, Platform: &v1.Platform{OS: i.config.OS, Architecture: i.config.Architecture, Variant: i.config.Variant}}
+}
 
 func (i *baseImage) Layers() ([]v1.Layer, error)         { return i.layers, nil }
 func (i *baseImage) MediaType() (types.MediaType, error) { return i.mediaType, nil }
