@@ -21,6 +21,8 @@ const (
 	OutDir = "@out@"
 	// SourceDir is the root of the source tree as the command sees it.
 	SourceDir = "@source@"
+	// InputURL is the file URL of Command.Input as the command sees it.
+	InputURL = "@input@"
 )
 
 // Engine runs commands over one source tree. Its methods may be called concurrently.
@@ -100,8 +102,16 @@ type Command struct {
 	// Dir is the working directory, slash-separated and relative to the source's root; or OutDir, for
 	// questions that have nothing to do with the source.
 	Dir string
-	// Args is the command; Args[0] is "go" or "gofmt".
+	// Args is the command; Args[0] is "go" or "gofmt", or the name of Tool.
 	Args []string
+	// Tool is a Go program at an exact version, PACKAGE@VERSION, that runs in the toolchain's environment in
+	// place of the go command. The engine builds it with the newest Go that it has, since programs which
+	// read Go code must be as new as that, and the checksum database vouches for all of its modules. The
+	// error is a *ToolError when there is no getting it.
+	Tool string
+	// Input is a directory of the calling process that the command may read, beside its source. InputURL
+	// stands for it.
+	Input string
 	// Env are further variables, "KEY=value". They come after the engine's own few, which are constant.
 	Env []string
 	// Outputs names files or directories that are wanted in OutputDir, also when the command failed: below
@@ -177,6 +187,16 @@ type ImageError struct{ Err error }
 
 func (e *ImageError) Error() string { return e.Err.Error() }
 func (e *ImageError) Unwrap() error { return e.Err }
+
+// ToolError says that a program which a command needs cannot be had here. The command's subject is not to
+// blame for that.
+type ToolError struct {
+	Tool string
+	Err  error
+}
+
+func (e *ToolError) Error() string { return e.Tool + " cannot be built: " + e.Err.Error() }
+func (e *ToolError) Unwrap() error { return e.Err }
 
 // Process is a started image.
 type Process interface {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -156,6 +157,47 @@ func TestCredentials(t *testing.T) {
 		}
 	}
 	assert.Equal(t, 2, told)
+}
+
+// A tool is built apart, and runs with the go command of the release that was asked for.
+func TestTool(t *testing.T) {
+	proxy := "PROXY" // stands for that of the machine that has recorded
+	if *onEngine {
+		out, err := exec.Command("go", "env", "GOPROXY").Output()
+		require.NoError(t, err)
+		proxy = strings.TrimSpace(string(out))
+	}
+	e, rec := open(t, failingProgram(t), dagger.Options{Env: []string{"GOPROXY=" + proxy}})
+	rec.hide(proxy, "PROXY")
+	input := program(t, map[string]string{"index/modules.json": "[]", "index/db.json": `{"modified":"2026-11-01T00:00:00Z"}`})
+	rec.hide(input, "INPUT")
+	c := engine.Command{
+		Name: "govulncheck", Toolchain: release, Tool: "golang.org/x/vuln/cmd/govulncheck@v1.8.0", Args: []string{"govulncheck", "-version", "-db=" + engine.InputURL}, Input: input,
+	}
+	r, err := e.Run(t.Context(), c)
+	require.NoError(t, err)
+	assert.Equal(t, 0, r.ExitCode, "%s", r.Stderr)
+	assert.Contains(t, string(r.Stdout), "Go: go"+release+"\n")
+	assert.Contains(t, string(r.Stdout), "Scanner: govulncheck@v1.8.0\n")
+	assert.Contains(t, string(r.Stdout), "2026-11-01")
+
+	c.Tool = "golang.org/x/vuln/cmd/govulncheck@latest"
+	_, err = e.Run(t.Context(), c)
+	assert.ErrorContains(t, err, "not a package at an exact version")
+}
+
+func TestToolCannotBeHad(t *testing.T) {
+	c := engine.Command{Name: "govulncheck", Toolchain: release, Tool: "golang.org/x/vuln/cmd/govulncheck@v1.8.1-never.released", Args: []string{"govulncheck"}}
+	for name, want := range map[string]string{"GOPROXY=off": "module lookup disabled by GOPROXY=off", "GOSUMDB=off": "nothing can vouch"} {
+		t.Run(name, func(t *testing.T) {
+			e, _ := open(t, failingProgram(t), dagger.Options{Env: []string{name}})
+			_, err := e.Run(t.Context(), c)
+			var missing *engine.ToolError
+			require.ErrorAs(t, err, &missing)
+			assert.ErrorContains(t, err, "v1.8.1-never.released cannot be built: ")
+			assert.ErrorContains(t, err, want)
+		})
+	}
 }
 
 func TestToolchainPins(t *testing.T) {

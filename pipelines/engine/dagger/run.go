@@ -30,6 +30,8 @@ const (
 	buildCache  = "/slipway/cache/build"
 	emptyCache  = "/slipway/rebuild/cache"
 	streamedOut = "/slipway/stdout"
+	toolDir     = "/slipway/tool"
+	inputDir    = "/slipway/input"
 )
 
 // Run implements engine.Engine. Command.Keep means nothing here: an exec whose inputs are unchanged is
@@ -47,7 +49,10 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 	if err != nil {
 		return nil, err
 	}
-	replace := strings.NewReplacer(engine.OutDir, outDir, engine.SourceDir, root)
+	if c.Input != "" {
+		ctr = ctr.WithMountedDirectory(inputDir, e.client.Host().Directory(c.Input))
+	}
+	replace := strings.NewReplacer(engine.OutDir, outDir, engine.SourceDir, root, engine.InputURL, "file://"+inputDir)
 	for _, v := range c.Env {
 		name, value, _ := strings.Cut(v, "=")
 		ctr = ctr.WithEnvVariable(name, replace.Replace(value))
@@ -55,6 +60,14 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 	args := make([]string, len(c.Args))
 	for i, a := range c.Args {
 		args[i] = replace.Replace(a)
+	}
+	if c.Tool != "" {
+		tool, err := e.tool(ctx, c.Tool)
+		if err != nil {
+			return nil, err
+		}
+		args[0] = toolDir + "/" + args[0]
+		ctr = ctr.WithMountedFile(args[0], tool)
 	}
 	// A command that fails has outputs too.
 	o := dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny}
@@ -159,7 +172,7 @@ func (e *Engine) prepare(c engine.Command, root string) (*dagger.Container, erro
 	if err != nil {
 		return nil, err
 	}
-	if len(c.Args) == 0 || c.Args[0] != "go" && c.Args[0] != "gofmt" {
+	if len(c.Args) == 0 || c.Args[0] != "go" && c.Args[0] != "gofmt" && c.Tool == "" {
 		return nil, fmt.Errorf("%s: not a command of a Go toolchain", c.Name)
 	}
 	dir := path.Join(root, c.Dir)

@@ -52,6 +52,7 @@ type Engine struct {
 	trees      map[string]*tree
 	keeps      map[string]*kept
 	toolchains map[string]toolchain
+	toolMu     sync.Mutex // held while a tool is built
 
 	relocated struct {
 		once sync.Once

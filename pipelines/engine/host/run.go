@@ -46,7 +46,11 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 		defer k.mu.Unlock()
 		out = k.dir
 	}
-	replace := strings.NewReplacer(engine.OutDir, out, engine.SourceDir, root)
+	input, err := filepath.Abs(c.Input)
+	if err != nil {
+		return nil, fault.Environmentf(err, "", "input of %s", c.Name)
+	}
+	replace := strings.NewReplacer(engine.OutDir, out, engine.SourceDir, root, engine.InputURL, fileURL(input))
 	args := make([]string, len(c.Args))
 	for i, a := range c.Args {
 		args[i] = replace.Replace(a)
@@ -60,7 +64,11 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 		if !ok {
 			return nil, fmt.Errorf("toolchain go%s was not made ready", c.Toolchain)
 		}
-		program = filepath.Join(t.root, "bin", args[0])
+		if c.Tool == "" {
+			program = filepath.Join(t.root, "bin", args[0])
+		} else if program, err = e.tool(ctx, c.Tool); err != nil {
+			return nil, err
+		}
 		env = append(env, "PATH="+filepath.Join(t.root, "bin")+string(os.PathListSeparator)+searchPath())
 	} else {
 		if args[0] != "go" {
@@ -93,6 +101,10 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 		Stderr:   bytes.ReplaceAll(stderr.Bytes(), []byte(root), []byte(".")), // where the copy lies is nobody's business
 		Dir:      root,
 		Duration: time.Since(start),
+	}
+	if c.Input != "" {
+		r.Stderr = bytes.ReplaceAll(r.Stderr, []byte(fileURL(input)), []byte(filepath.Base(input)))
+		r.Stderr = bytes.ReplaceAll(r.Stderr, []byte(input), []byte(filepath.Base(input)))
 	}
 	if ctx.Err() != nil {
 		return r, fmt.Errorf("%s: %w", c.Name, ctx.Err())
