@@ -41,6 +41,6 @@ bench-dagger:
 fuzz:
 	@set -e; for package in $$(go list ./...); do \
 	  for target in $$(go test -list '^Fuzz' $$package | grep ^Fuzz || true); do \
-	    echo "$$package $$target"; go test -run=NONE -fuzz="^$$target\$$" -fuzztime=60s $$package; \
+	    echo "$$package $$target"; go test -run=NONE -fuzz="^$$target\$$" -fuzztime=60s -fuzzminimizetime=10x $$package; \
 	  done; \
 	done

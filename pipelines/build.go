@@ -53,6 +53,7 @@ type Binary struct {
 	BuildInfo BuildInfo `json:"build_info"`
 
 	platform Platform
+	info     *debug.BuildInfo
 	forbids  []string // paths of the build, which must not be in the program
 }
 
@@ -292,6 +293,7 @@ func (p *Pipeline) readBack(ctx context.Context, c Command, b *Binary) (*Failure
 	if err != nil {
 		return failed("cannot be read back: %v", err)
 	}
+	b.info = info
 	b.BuildInfo = BuildInfo{Go: info.GoVersion, Module: info.Main.Path, Settings: map[string]string{}}
 	for _, s := range info.Settings {
 		b.BuildInfo.Settings[s.Key] = s.Value

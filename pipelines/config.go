@@ -63,6 +63,13 @@ type Config struct {
 	Timeout time.Duration `yaml:"timeout"`
 	// VetChecks are the checks of the vet stage: vet, gofmt, tidy, verify, vendor. Default: all.
 	VetChecks []string `yaml:"vet-checks"`
+	// Vuln says what known vulnerabilities mean: "off" (only the vuln stage by itself looks for them),
+	// "check" (all looks too, and those that affect the program are failures), "require" (not having been
+	// able to look is one as well). Default: off, as databases change while the source does not.
+	Vuln string `yaml:"vuln"`
+	// VulnDB is the vulnerability database: a URL, or a directory with a copy. Default: the public one,
+	// https://vuln.go.dev.
+	VulnDB string `yaml:"vuln-db"`
 	// Rebuild builds everything a second time in another directory with an empty build cache and
 	// compares. Default: true in all and verify.
 	Rebuild *bool `yaml:"rebuild"`
@@ -170,6 +177,9 @@ func (c *Config) SetDir(dir string) {
 	c.Base = local(c.Base)
 	for i := range c.To {
 		c.To[i] = local(c.To[i])
+	}
+	if c.VulnDB != "" && !isURL(c.VulnDB) && !filepath.IsAbs(c.VulnDB) {
+		c.VulnDB = filepath.Join(dir, c.VulnDB)
 	}
 	if c.Output != "" && !filepath.IsAbs(c.Output) {
 		c.Output = filepath.Join(dir, c.Output)
@@ -304,6 +314,10 @@ func (c Config) withDefaults() (Config, error) {
 		if !slices.Contains(vetChecks, check) {
 			return c, fault.Usagef(fault.Nearest(check, vetChecks), "vet-checks: there is no check %q", check)
 		}
+	}
+	c.Vuln = cmp.Or(c.Vuln, "off")
+	if err := c.checkVuln(); err != nil {
+		return c, err
 	}
 	c.Base = cmp.Or(c.Base, "scratch")
 	if err := oci.CheckBase(c.Base); err != nil {

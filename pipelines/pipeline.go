@@ -1,7 +1,7 @@
 // Package pipelines is slipway's pipeline as Go functions: stages with plain data in and out.
 //
 // A [Pipeline] binds an engine, a configuration and the plan made of them. Its methods are the stages, in
-// the order Vet, Test, Build, Verify, Image, Smoke, Publish; each runs the ones that it needs, and All
+// the order Vet, Test, Build, Verify, Image, Smoke, Attest, Publish; each runs the ones that it needs, and All
 // runs all of them. A stage returns its data with a verdict in it. Its error is for what kept it from a
 // verdict; see package fault.
 package pipelines
@@ -19,6 +19,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/sign"
 )
 
 // Options are what a pipeline needs beside its configuration.
@@ -33,6 +34,8 @@ type Options struct {
 	Observe func(Event)
 	// Credentials are for publishing; without them the usual places are asked.
 	Credentials Credentials
+	// Signer signs the image and the documents about it. Nil signs nothing.
+	Signer sign.Signer
 }
 
 // Credentials are a user and a password for the registry that publish pushes to.
@@ -56,6 +59,7 @@ type Pipeline struct {
 	build  *BuildResult
 	verify *VerifyResult
 	image  *ImageResult
+	attest *AttestResult
 }
 
 // New plans a pipeline: it finds modules and commands, resolves the matrix, and fetches and verifies
@@ -235,14 +239,27 @@ func (p *Pipeline) All(ctx context.Context) error {
 	}
 	// Findings of vet are no reason not to know what the tests say.
 	test, err := p.Test(ctx)
-	if err != nil || vet.Verdict != Passed || test.Verdict != Passed {
+	if err != nil {
 		return err
+	}
+	vuln := &VulnResult{Verdict: Skipped}
+	if p.Config.Vuln != "off" {
+		if vuln, err = p.Vuln(ctx); err != nil {
+			return err
+		}
+	}
+	if vet.Verdict != Passed || test.Verdict != Passed || vuln.Verdict == Failed {
+		return nil
 	}
 	if len(p.Config.To) > 0 {
 		_, err = p.Publish(ctx)
 		return err
 	}
-	_, err = p.Smoke(ctx)
+	smoke, err := p.Smoke(ctx)
+	if err != nil || smoke.Verdict == Failed {
+		return err
+	}
+	_, err = p.Attest(ctx)
 	return err
 }
 

@@ -30,6 +30,8 @@ type PublishedTo struct {
 	SentBytes int64 `json:"sent_bytes"`
 	Present   int   `json:"present"`
 	ReadBack  int   `json:"read_back"`
+	// Attached counts the documents that lie beside the image now.
+	Attached int `json:"attached"`
 	// Detail is all this in words.
 	Detail string `json:"detail"`
 }
@@ -47,6 +49,10 @@ func (p *Pipeline) Publish(ctx context.Context) (*PublishResult, error) {
 	if p.image == nil || p.image.Verdict != Passed || smoke.Verdict == Failed {
 		return &PublishResult{Verdict: Skipped}, nil
 	}
+	attest, err := p.Attest(ctx)
+	if err != nil {
+		return nil, err
+	}
 	s := p.stage("publish")
 	result := &PublishResult{Verdict: Passed}
 	for _, to := range p.Config.To {
@@ -56,6 +62,7 @@ func (p *Pipeline) Publish(ctx context.Context) (*PublishResult, error) {
 				MayMove:  func(tag, _, _ string) bool { return !released.MatchString(tag) },
 				Progress: func(done, total int64) { progress(humanBytes(done) + " of " + humanBytes(total)) },
 				Names:    []string{p.Plan.Name + ":latest"},
+				Attach:   attest.artifacts,
 			})
 			if exists, ok := errors.AsType[*oci.TagExistsError](err); ok {
 				result.Verdict = Failed
@@ -68,8 +75,12 @@ func (p *Pipeline) Publish(ctx context.Context) (*PublishResult, error) {
 			}
 			x := PublishedTo{
 				Reference: shownTarget(pushed.Reference), Digest: pushed.Digest, Sent: pushed.Sent.Objects, SentBytes: pushed.Sent.Bytes, Present: pushed.Present.Objects, ReadBack: pushed.ReadBack.Objects,
+				Attached: pushed.Attached + pushed.AttachedBefore,
 			}
 			x.Detail = fmt.Sprintf("%d sent (%s), %d were there, %d read back", x.Sent, humanBytes(x.SentBytes), x.Present, x.ReadBack)
+			if x.Attached > 0 {
+				x.Detail += ", " + plural(x.Attached, "document", "documents") + " beside it"
+			}
 			result.To = append(result.To, x)
 			return Passed, x.Detail, nil
 		})

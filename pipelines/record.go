@@ -36,9 +36,11 @@ type Record struct {
 	Toolchains []ToolchainID `json:"toolchains,omitempty"`
 	// Stages are in the order in which they began.
 	Stages []*StageRecord `json:"stages"`
-	// Binaries, Image, Smoke and Published are the results of those stages.
+	// Binaries, Image, Attest, Deps, Smoke and Published are the results of those stages.
 	Binaries  []Binary      `json:"binaries,omitempty"`
 	Image     *ImageResult  `json:"image,omitempty"`
+	Attest    *AttestResult `json:"attest,omitempty"`
+	Deps      *DepsResult   `json:"deps,omitempty"`
 	Smoke     *SmokeResult  `json:"smoke,omitempty"`
 	Published []PublishedTo `json:"published,omitempty"`
 	// Notes changed no verdict.
@@ -133,6 +135,7 @@ func newRecord(c Config, e engine.Engine) *Record {
 func (c Config) asMap() map[string]any {
 	m := map[string]any{}
 	c.Base = shownBase(c.Base)
+	c.VulnDB = shownDatabase(c.VulnDB)
 	c.To = slices.Clone(c.To)
 	for i := range c.To {
 		c.To[i] = shownTarget(c.To[i])

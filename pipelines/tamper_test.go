@@ -66,7 +66,7 @@ func requireFailure(t *testing.T, p *Pipeline, stage, text string) {
 func TestTampering(t *testing.T) {
 	cache := t.TempDir() // what a toolchain's files hash to is found out once
 	for name, test := range map[string]func(*testing.T, string){
-		"nothing": evidence, "binary changed after strip": binaryChangedAfterStrip, "strip changes a loaded section": stripChangesLoadedSection,
+		"nothing": untouched, "binary changed after strip": binaryChangedAfterStrip, "strip changes a loaded section": stripChangesLoadedSection,
 		"binary changed after verify": binaryChangedAfterVerify, "home in program": homeInProgram,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, cache) })
@@ -123,7 +123,7 @@ func homeInProgram(t *testing.T, cache string) {
 	requireFailure(t, p, "verify", "the user's home")
 }
 
-func evidence(t *testing.T, cache string) {
+func untouched(t *testing.T, cache string) {
 	p := built(t, cache, nil)
 	r, err := p.Verify(t.Context())
 	require.NoError(t, err)

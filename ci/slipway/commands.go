@@ -37,11 +37,14 @@ var commands = []command{
 		func(ctx context.Context, p *pipelines.Pipeline) error { return p.All(ctx) }},
 	{"vet", "go vet under every release, gofmt, and the module files", "slipway vet --go-versions=1.22,stable", stageRunner((*pipelines.Pipeline).Vet)},
 	{"test", "go test under every release", "slipway test --go-versions=1.20,1.21,1.22 --race", stageRunner((*pipelines.Pipeline).Test)},
+	{"vuln", "look for known vulnerabilities that affect the program", "slipway vuln --vuln-db=https://vuln.go.dev", stageRunner((*pipelines.Pipeline).Vuln)},
 	{"build", "compile every command for every platform, strip, and read back", "slipway build --platforms=linux/amd64,windows/amd64", stageRunner((*pipelines.Pipeline).Build)},
-	{"verify", "prove that the stripped binaries are the ones that were built", "slipway verify", stageRunner((*pipelines.Pipeline).Verify)},
+	{"verify", "prove that the stripped binaries are the ones that were built; or check an image: verify REFERENCE", "slipway verify registry.example/team/app:1.4.2 --key=cosign.pub", stageRunner((*pipelines.Pipeline).Verify)},
 	{"image", "put the verified binaries into an image, as an OCI layout", "slipway image --base=gcr.io/distroless/static-debian12:nonroot", stageRunner((*pipelines.Pipeline).Image)},
 	{"smoke", "start the image as production would, ask it, and stop it", "slipway smoke", stageRunner((*pipelines.Pipeline).Smoke)},
+	{"attest", "write SBOMs and provenance of the image, and sign them", "slipway attest --sign-key=cosign.key --sign-password=env:COSIGN_PASSWORD", stageRunner((*pipelines.Pipeline).Attest)},
 	{"publish", "push the image and read it back", "slipway publish --to=127.0.0.1:5000/hello:1.0.0", stageRunner((*pipelines.Pipeline).Publish)},
+	{"deps", "say on what the programs depend: double major versions, heavy packages, unused requirements", "slipway deps", stageRunner((*pipelines.Pipeline).Deps)},
 	{"plan", "show what would be done", "slipway plan", nil},
 	{"lock", "resolve what the configuration leaves open and write slipway.lock", "slipway lock --update", nil},
 	{"version", "show the version of slipway", "slipway version", nil},
@@ -81,6 +84,9 @@ func dispatch(ctx context.Context, args []string, stdout io.Writer, stderr *os.F
 	}
 	if name == "version" {
 		return printVersion(stdout)
+	}
+	if in.reference != "" {
+		return verifyImage(ctx, in, stdout, stderr)
 	}
 	return execute(ctx, c, in, stdout, stderr)
 }
@@ -125,7 +131,7 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	if in.json {
 		progress = view.JSON(stdout)
 	}
-	p, err := pipelines.New(ctx, e, in.config, pipelines.Options{Output: in.output, Cache: cache, Lock: lock, Observe: progress.Event, Credentials: in.credentials})
+	p, err := pipelines.New(ctx, e, in.config, pipelines.Options{Output: in.output, Cache: cache, Lock: lock, Observe: progress.Event, Credentials: in.credentials, Signer: in.signer})
 	if err == nil {
 		defer func() { err = errors.Join(err, p.Close()) }()
 		switch {

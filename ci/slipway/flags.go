@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipelines"
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/sign"
 )
 
 // input is what a command line and a configuration file say together.
@@ -22,6 +24,10 @@ type input struct {
 	output      string // absolute
 	config      pipelines.Config
 	credentials pipelines.Credentials
+	reference   string // an image to verify, in place of a source
+	rebuild     bool   // the source of that image was named
+	signer      sign.Signer
+	key         *sign.PublicKey
 	json        bool
 	update      bool
 	given       []string // the flags that were given, for repeating the run
@@ -30,8 +36,9 @@ type input struct {
 // flagSet defines the flags. Those of the configuration are bound to c, whose values are the defaults.
 type flagSet struct {
 	*pflag.FlagSet
-	source, username, password string
-	json, update               bool
+	source, username, password     string
+	signKey, signPassword, keyFile string
+	json, update                   bool
 }
 
 func newFlagSet(name string, c *pipelines.Config) *flagSet {
@@ -55,6 +62,8 @@ func newFlagSet(name string, c *pipelines.Config) *flagSet {
 	f.StringVar(&c.Shuffle, "shuffle", c.Shuffle, "`order` of tests: off, on, or a seed (default off)")
 	f.DurationVar(&c.Timeout, "timeout", c.Timeout, "`limit` for the tests of one package (default 10m)")
 	f.StringSliceVar(&c.VetChecks, "vet-checks", c.VetChecks, "`checks` of the vet stage: vet, gofmt, tidy, verify, vendor (default all)")
+	f.StringVar(&c.Vuln, "vuln", c.Vuln, "known vulnerabilities: `when` they fail a run of all: off, check, or require (that the database answers) (default off)")
+	f.StringVar(&c.VulnDB, "vuln-db", c.VulnDB, "vulnerability `database`: a URL, or a directory with a copy (default the public one)")
 	f.optional(&c.Rebuild, "rebuild", "build a second time, elsewhere and from nothing, and compare (default true)")
 	f.StringVar(&c.Base, "base", c.Base, "base image: scratch, a `reference`, or oci:DIR (default scratch)")
 	f.StringVar(&c.Entrypoint, "entrypoint", c.Entrypoint, "`name` of the command that the image starts")
@@ -73,8 +82,13 @@ func newFlagSet(name string, c *pipelines.Config) *flagSet {
 	f.StringSliceVar(&c.To, "to", c.To, "where to publish: a `reference`, oci:DIR, tar:FILE, or embedded (a registry for the length of the run)")
 	f.StringVar(&f.username, "username", "", "`user` at the registry (default from the docker configuration)")
 	f.StringVar(&f.password, "password", "", "`where` the password is: env:NAME or file:PATH; never the password itself")
+	f.StringVar(&f.signKey, "sign-key", "", "`where` the private key is that signs image, SBOMs and provenance: a file, or env:NAME (default: nothing is signed)")
+	f.StringVar(&f.signPassword, "sign-password", "", "`where` the password of that key is: env:NAME or file:PATH; never the password itself")
 	f.IntVar(&c.Parallel, "parallel", c.Parallel, "`number` of commands that run at the same time (default what cores and memory allow)")
 	f.BoolVar(&f.json, "json", false, "print events and the run record as JSON, one object a line")
+	if name == "verify" {
+		f.StringVar(&f.keyFile, "key", "", "for a published image: `where` the public key is that its signatures must be of: a file, or env:NAME")
+	}
 	if name == "lock" {
 		f.BoolVar(&f.update, "update", false, "resolve anew what slipway.lock has pinned")
 	}
@@ -113,10 +127,12 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 	} else if err != nil {
 		return nil, flagError(c, first, err)
 	}
-	if first.NArg() > 0 {
+	in := &input{}
+	if c.name == "verify" && first.NArg() == 1 {
+		in.reference, in.rebuild = first.Arg(0), first.Changed("source")
+	} else if first.NArg() > 0 {
 		return nil, fault.Usagef("Everything but the command is given as --flag=value.", "%s: unexpected argument %q", c.name, first.Arg(0))
 	}
-	in := &input{}
 	var err error
 	if in.source, err = filepath.Abs(first.source); err != nil {
 		return nil, err
@@ -140,13 +156,6 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 	if rel, err := filepath.Rel(realPath(in.output), realPath(in.source)); err == nil && filepath.IsLocal(rel) {
 		return nil, fault.Usagef("Name a directory of its own: it is replaced with everything in it.", "output: %s holds the source", in.output)
 	}
-	cwd, err := os.Getwd()
-	if err != nil {
-		return nil, err
-	}
-	config.SetDir(cwd)
-	config.Output = ""
-	in.config, in.json, in.update = config, f.json, f.update
 	f.Visit(func(flag *pflag.Flag) {
 		if s, ok := flag.Value.(pflag.SliceValue); ok {
 			in.given = append(in.given, flag.Name+"="+strings.Join(s.GetSlice(), ","))
@@ -154,10 +163,74 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 			in.given = append(in.given, flag.Name+"="+strings.Trim(flag.Value.String(), "[]"))
 		}
 	})
+	cwd, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	config.SetDir(cwd)
+	config.Output = ""
+	in.config, in.json, in.update = config, f.json, f.update
 	if in.credentials, err = credentials(f.username, f.password); err != nil {
 		return nil, err
 	}
-	return in, nil
+	return in, in.readKeys(f)
+}
+
+// readKeys reads the keys to sign and to verify with.
+func (in *input) readKeys(f *flagSet) error {
+	if f.keyFile != "" {
+		text, err := readPlace("key", f.keyFile, true, "Name the file of a public key, or env:NAME.")
+		if err != nil {
+			return err
+		}
+		if in.key, err = sign.LoadPublicKey(text); err != nil {
+			return err
+		}
+	}
+	if f.signKey == "" {
+		if f.signPassword != "" {
+			return fault.Usagef("Name the key with --sign-key.", "--sign-password without --sign-key")
+		}
+		return nil
+	}
+	text, err := readPlace("sign-key", f.signKey, true, "Name the file of a private key, or env:NAME.")
+	if err != nil {
+		return err
+	}
+	var password []byte
+	if f.signPassword != "" {
+		if password, err = readPlace("sign-password", f.signPassword, false, "Use --sign-password=env:NAME or --sign-password=file:PATH."); err != nil {
+			return err
+		}
+		password = bytes.TrimRight(password, "\r\n")
+	}
+	key, err := sign.LoadKey(text, password)
+	if err != nil {
+		return err
+	}
+	in.signer = key
+	return nil
+}
+
+// readPlace reads what a flag names the place of: env:NAME, file:PATH, or a path where that is no secret.
+func readPlace(flag, place string, path bool, next string) ([]byte, error) {
+	kind, name, found := strings.Cut(place, ":")
+	switch {
+	case found && kind == "env":
+		if v := os.Getenv(name); v != "" {
+			return []byte(v), nil
+		}
+		return nil, fault.Usagef(next, "--%s: the variable %s is not set", flag, name)
+	case found && kind == "file":
+		place = name
+	case !path:
+		return nil, fault.Usagef(next, "--%s takes the place of a password, not the password", flag)
+	}
+	b, err := os.ReadFile(place)
+	if err != nil {
+		return nil, fault.Usagef(next, "--%s: %v", flag, err)
+	}
+	return b, nil
 }
 
 func flagError(c *command, f *flagSet, err error) error {
@@ -188,26 +261,15 @@ func realPath(name string) string {
 func credentials(username, password string) (pipelines.Credentials, error) {
 	c := pipelines.Credentials{Username: username}
 	const next = "Use --password=env:NAME or --password=file:PATH with --username, or neither: then the docker configuration and its credential helpers are asked."
-	kind, place, _ := strings.Cut(password, ":")
 	switch {
 	case password == "" && username == "":
 		return c, nil
 	case password == "" || username == "":
 		return c, fault.Usagef(next, "--username and --password go together")
-	case kind == "env":
-		if c.Password = os.Getenv(place); c.Password == "" {
-			return c, fault.Usagef(next, "--password: the variable %s is not set", place)
-		}
-	case kind == "file":
-		b, err := os.ReadFile(place)
-		if err != nil {
-			return c, fault.Usagef(next, "--password: %v", err)
-		}
-		c.Password = strings.TrimRight(string(b), "\r\n")
-	default:
-		return c, fault.Usagef(next, "--password takes the place of a password, not the password")
 	}
-	return c, nil
+	b, err := readPlace("password", password, false, next)
+	c.Password = strings.TrimRight(string(b), "\r\n")
+	return c, err
 }
 
 func printUsage(w io.Writer) error {
@@ -221,8 +283,8 @@ Usage: slipway COMMAND [--flag=value ...]
 		fmt.Fprintf(&b, "  %-9s %s\n", c.name, c.summary)
 	}
 	b.WriteString(`
-Each stage runs the ones that it needs: vet and test stand alone, then build, verify, image, smoke, publish.
-Everything is also a key of slipway.yaml under the same name. ` + "`slipway COMMAND --help`" + ` lists the flags.
+Each stage runs the ones that it needs: vet, test and vuln stand alone, then build, verify, image, smoke, attest, publish.
+Everything but secrets is also a key of slipway.yaml under the same name. ` + "`slipway COMMAND --help`" + ` lists the flags.
 
 Exit codes: 0 good, 1 a stage failed, 2 wrong usage or configuration, 3 the environment failed, 130 interrupted.
 `)

@@ -33,6 +33,7 @@ func TestMain(m *testing.M) {
 //	[!] found TEXT PATH...        looks for a text in files, in compressed ones too
 //	registry [refuse|dies|USER]   starts a registry, whose address is $REGISTRY (see there)
 //	tag VARIABLE REFERENCE        sets a variable to the digest that a tag in a registry has, or to "none"
+//	key NAME [ecdsa]              writes a key pair, NAME.key and NAME.pub
 //	disk SIZE PATH                mounts an empty file system of that size
 //
 // and the programs slipway, interrupt and nobody (see there). The conditions are [root] and [mount]: whether
@@ -52,7 +53,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "fixture": fixture, "locked": locked(env), "remember": remember, "unchanged": unchanged,
-			"value": value, "equal": equal, "objects": objects, "found": found, "registry": startRegistry, "tag": tagDigest, "disk": disk,
+			"value": value, "equal": equal, "objects": objects, "found": found, "registry": startRegistry, "tag": tagDigest, "disk": disk, "key": keyPair,
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {

@@ -109,7 +109,18 @@ func (o *printer) summary(wroteLock, kept bool) error {
 		t.Row("kept", filepath.ToSlash(output)+".passed/", "the last run that passed")
 	}
 	o.table(&t)
+	if r.Deps != nil {
+		o.try(report.Deps(o.w, r.Deps))
+		o.printf("\n")
+	}
 	o.lock(wroteLock)
+	if slices.ContainsFunc(r.Stages, func(s *pipelines.StageRecord) bool {
+		return s.Name == o.command && s.Verdict == pipelines.NotRun
+	}) && r.Verdict == pipelines.Passed {
+		// Nothing failed, but what was asked for has no answer either.
+		o.printf("\nslipway %s: not run, in %s\n", o.command, report.Elapsed(time.Duration(r.Elapsed)))
+		return o.err
+	}
 	if r.Verdict == pipelines.Passed {
 		o.printf("\nslipway %s: passed in %s\n", o.command, report.Elapsed(time.Duration(r.Elapsed)))
 		return o.err

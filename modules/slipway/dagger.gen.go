@@ -61,24 +61,27 @@ func convertSlice[I any, O any](in []I, f func(I) O) []O {
 
 func (r Slipway) MarshalJSON() ([]byte, error) {
 	var concrete struct {
-		GoVersions []string
-		Platforms  []string
-		Modules    []string
-		Packages   []string
-		Commands   []string
-		Tags       []string
-		Ldflags    string
-		Race       bool
-		Cgo        bool
-		VetChecks  []string
-		Base       string
-		User       string
-		Labels     []string
-		GoImage    string
-		Goproxy    *dagger.Secret
-		Goprivate  string
-		Netrc      *dagger.Secret
-		Parallel   int
+		GoVersions   []string
+		Platforms    []string
+		Modules      []string
+		Packages     []string
+		Commands     []string
+		Tags         []string
+		Ldflags      string
+		Race         bool
+		Cgo          bool
+		VetChecks    []string
+		Base         string
+		User         string
+		Labels       []string
+		GoImage      string
+		Goproxy      *dagger.Secret
+		Goprivate    string
+		Netrc        *dagger.Secret
+		VulnDb       string
+		SignKey      *dagger.Secret
+		SignPassword *dagger.Secret
+		Parallel     int
 	}
 	concrete.GoVersions = r.GoVersions
 	concrete.Platforms = r.Platforms
@@ -97,30 +100,36 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 	concrete.Goproxy = r.Goproxy
 	concrete.Goprivate = r.Goprivate
 	concrete.Netrc = r.Netrc
+	concrete.VulnDb = r.VulnDb
+	concrete.SignKey = r.SignKey
+	concrete.SignPassword = r.SignPassword
 	concrete.Parallel = r.Parallel
 	return json.Marshal(&concrete)
 }
 
 func (r *Slipway) UnmarshalJSON(bs []byte) error {
 	var concrete struct {
-		GoVersions []string
-		Platforms  []string
-		Modules    []string
-		Packages   []string
-		Commands   []string
-		Tags       []string
-		Ldflags    string
-		Race       bool
-		Cgo        bool
-		VetChecks  []string
-		Base       string
-		User       string
-		Labels     []string
-		GoImage    string
-		Goproxy    *dagger.Secret
-		Goprivate  string
-		Netrc      *dagger.Secret
-		Parallel   int
+		GoVersions   []string
+		Platforms    []string
+		Modules      []string
+		Packages     []string
+		Commands     []string
+		Tags         []string
+		Ldflags      string
+		Race         bool
+		Cgo          bool
+		VetChecks    []string
+		Base         string
+		User         string
+		Labels       []string
+		GoImage      string
+		Goproxy      *dagger.Secret
+		Goprivate    string
+		Netrc        *dagger.Secret
+		VulnDb       string
+		SignKey      *dagger.Secret
+		SignPassword *dagger.Secret
+		Parallel     int
 	}
 	err := json.Unmarshal(bs, &concrete)
 	if err != nil {
@@ -143,6 +152,9 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 	r.Goproxy = concrete.Goproxy
 	r.Goprivate = concrete.Goprivate
 	r.Netrc = concrete.Netrc
+	r.VulnDb = concrete.VulnDb
+	r.SignKey = concrete.SignKey
+	r.SignPassword = concrete.SignPassword
 	r.Parallel = concrete.Parallel
 	return nil
 }
@@ -369,6 +381,20 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Slipway).All(&parent, ctx, source, to, username, password)
+		case "Attest":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var source *dagger.Directory
+			if inputArgs["source"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["source"]), &source)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg source", err))
+				}
+			}
+			return (*Slipway).Attest(&parent, ctx, source)
 		case "Build":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -439,6 +465,20 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return nil, (*Slipway).CheckVet(&parent, ctx, source)
+		case "Deps":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var source *dagger.Directory
+			if inputArgs["source"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["source"]), &source)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg source", err))
+				}
+			}
+			return (*Slipway).Deps(&parent, ctx, source)
 		case "Image":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -565,6 +605,41 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Slipway).Verify(&parent, ctx, source)
+		case "VerifyImage":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var reference string
+			if inputArgs["reference"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["reference"]), &reference)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg reference", err))
+				}
+			}
+			var key *dagger.File
+			if inputArgs["key"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["key"]), &key)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg key", err))
+				}
+			}
+			var username string
+			if inputArgs["username"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["username"]), &username)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg username", err))
+				}
+			}
+			var password *dagger.Secret
+			if inputArgs["password"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["password"]), &password)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg password", err))
+				}
+			}
+			return (*Slipway).VerifyImage(&parent, ctx, reference, key, username, password)
 		case "Vet":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -579,6 +654,20 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Slipway).Vet(&parent, ctx, source)
+		case "Vuln":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var source *dagger.Directory
+			if inputArgs["source"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["source"]), &source)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg source", err))
+				}
+			}
+			return (*Slipway).Vuln(&parent, ctx, source)
 		case "":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -704,6 +793,27 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg netrc", err))
 				}
 			}
+			var vulnDb string
+			if inputArgs["vulnDb"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["vulnDb"]), &vulnDb)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg vulnDb", err))
+				}
+			}
+			var signKey *dagger.Secret
+			if inputArgs["signKey"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["signKey"]), &signKey)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg signKey", err))
+				}
+			}
+			var signPassword *dagger.Secret
+			if inputArgs["signPassword"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["signPassword"]), &signPassword)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg signPassword", err))
+				}
+			}
 			var parallel int
 			if inputArgs["parallel"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["parallel"]), &parallel)
@@ -711,7 +821,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg parallel", err))
 				}
 			}
-			return New(goVersions, platforms, modules, packages, commands, tags, ldflags, race, cgo, vetChecks, base, user, labels, goImage, goproxy, goprivate, netrc, parallel), nil
+			return New(goVersions, platforms, modules, packages, commands, tags, ldflags, race, cgo, vetChecks, base, user, labels, goImage, goproxy, goprivate, netrc, vulnDb, signKey, signPassword, parallel), nil
 		default:
 			return nil, fmt.Errorf("unknown function %s", fnName)
 		}

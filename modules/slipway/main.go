@@ -52,6 +52,12 @@ type Slipway struct {
 	// +private
 	Netrc *dagger.Secret
 	// +private
+	VulnDb string
+	// +private
+	SignKey *dagger.Secret
+	// +private
+	SignPassword *dagger.Secret
+	// +private
 	Parallel int
 }
 
@@ -107,13 +113,22 @@ func New(
 	// A .netrc file with credentials for private modules.
 	// +optional
 	netrc *dagger.Secret,
+	// URL of a vulnerability database, such as a mirror's. Default: the public one.
+	// +optional
+	vulnDb string,
+	// Private key that signs image, SBOMs and provenance. Default: nothing is signed.
+	// +optional
+	signKey *dagger.Secret,
+	// Password of that key.
+	// +optional
+	signPassword *dagger.Secret,
 	// How many commands run at the same time. Default: what cores and memory allow.
 	// +optional
 	parallel int,
 ) *Slipway {
 	return &Slipway{
 		GoVersions: goVersions, Platforms: platforms, Modules: modules, Packages: packages, Commands: commands, Tags: tags, Ldflags: ldflags, Race: race, Cgo: cgo,
-		VetChecks: vetChecks, Base: base, User: user, Labels: labels, GoImage: goImage, Goproxy: goproxy, Goprivate: goprivate, Netrc: netrc, Parallel: parallel,
+		VetChecks: vetChecks, Base: base, User: user, Labels: labels, GoImage: goImage, Goproxy: goproxy, Goprivate: goprivate, Netrc: netrc, VulnDb: vulnDb, SignKey: signKey, SignPassword: signPassword, Parallel: parallel,
 	}
 }
 
@@ -138,6 +153,31 @@ func (m *Slipway) Test(
 	source *dagger.Directory,
 ) (*Result, error) {
 	return m.run(ctx, source, stage((*pipelines.Pipeline).Test))
+}
+
+// Look for known vulnerabilities that affect the program. Calling it fails where one does; that the database
+// cannot be reached is no failure and no good answer: the summary says "not run".
+//
+// +cache="never"
+func (m *Slipway) Vuln(
+	ctx context.Context,
+	// The source tree, with its .git if labels shall name the commit.
+	source *dagger.Directory,
+) (*Result, error) {
+	return m.run(ctx, source, stage((*pipelines.Pipeline).Vuln))
+}
+
+// Say on what the programs depend: double major versions, heavy packages, unused requirements, as JSON.
+func (m *Slipway) Deps(
+	ctx context.Context,
+	// The source tree, with its .git if labels shall name the commit.
+	source *dagger.Directory,
+) (*dagger.File, error) {
+	dist, err := m.dist(ctx, source, stage((*pipelines.Pipeline).Deps))
+	if err != nil {
+		return nil, err
+	}
+	return dist.File("deps.json"), nil
 }
 
 // Compile every command for every platform, strip, and read back: binaries, archives and SHA256SUMS.
@@ -196,6 +236,35 @@ func (m *Slipway) Smoke(
 	source *dagger.Directory,
 ) (*Result, error) {
 	return m.run(ctx, source, stage((*pipelines.Pipeline).Smoke))
+}
+
+// SBOMs and provenance of the image, signed if there is a key: the whole dist/.
+func (m *Slipway) Attest(
+	ctx context.Context,
+	// The source tree, with its .git if labels shall name the commit.
+	source *dagger.Directory,
+) (*dagger.Directory, error) {
+	return m.dist(ctx, source, stage((*pipelines.Pipeline).Attest))
+}
+
+// Check a published image: content, signature, provenance, SBOM, labels and user. It fails where one is bad.
+//
+// +cache="never"
+func (m *Slipway) VerifyImage(
+	ctx context.Context,
+	// The image, such as registry.example/team/app:1.4.2.
+	reference string,
+	// Public key that its signatures must be of.
+	// +optional
+	key *dagger.File,
+	// User at the registry.
+	// +optional
+	username string,
+	// Password or token of that user.
+	// +optional
+	password *dagger.Secret,
+) (string, error) {
+	return m.verifyImage(ctx, reference, key, username, password)
 }
 
 // Push the image after everything before has passed, and read it back. Gives references with digests.

@@ -17,6 +17,7 @@ import (
 	engine "github.com/slipway-ci/slipway/pipelines/engine/dagger"
 	"github.com/slipway-ci/slipway/pipelines/fault"
 	"github.com/slipway-ci/slipway/pipelines/report"
+	"github.com/slipway-ci/slipway/pipelines/sign"
 )
 
 // runner runs stages of a pipeline.
@@ -36,7 +37,7 @@ type finished struct {
 }
 
 // start runs stages over a source.
-func (m *Slipway) start(ctx context.Context, source *dagger.Directory, credentials pipelines.Credentials, to []string, run runner) (f *finished, err error) {
+func (m *Slipway) start(ctx context.Context, source *dagger.Directory, login pipelines.Credentials, to []string, run runner) (f *finished, err error) {
 	dir, err := os.MkdirTemp(".", "run-")
 	if err != nil {
 		return nil, err
@@ -70,8 +71,11 @@ func (m *Slipway) start(ctx context.Context, source *dagger.Directory, credentia
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
-	output := filepath.Join(dir, "dist")
-	p, err := pipelines.New(ctx, e, c, pipelines.Options{Output: output, Cache: filepath.Join(dir, "cache"), Observe: show, Credentials: credentials})
+	options := pipelines.Options{Output: filepath.Join(dir, "dist"), Cache: filepath.Join(dir, "cache"), Observe: show, Credentials: login}
+	if options.Signer, err = m.signer(ctx); err != nil {
+		return nil, err
+	}
+	p, err := pipelines.New(ctx, e, c, options)
 	if err != nil {
 		return nil, err
 	}
@@ -83,6 +87,59 @@ func (m *Slipway) start(ctx context.Context, source *dagger.Directory, credentia
 		return nil, err
 	}
 	return &finished{dir: dir, record: p.Record}, nil
+}
+
+// signer is the key that signs, nil if there is none.
+func (m *Slipway) signer(ctx context.Context) (sign.Signer, error) {
+	if m.SignKey == nil {
+		return nil, nil
+	}
+	key, err := m.SignKey.Plaintext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var password string
+	if m.SignPassword != nil {
+		if password, err = m.SignPassword.Plaintext(ctx); err != nil {
+			return nil, err
+		}
+	}
+	k, err := sign.LoadKey([]byte(key), []byte(strings.TrimRight(password, "\r\n")))
+	if err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+func (m *Slipway) verifyImage(ctx context.Context, reference string, key *dagger.File, username string, password *dagger.Secret) (text string, err error) {
+	var o pipelines.VerifyImageOptions
+	if o.Credentials, err = credentials(ctx, username, password); err != nil {
+		return "", err
+	}
+	if key != nil {
+		pem, err := key.Contents(ctx)
+		if err != nil {
+			return "", err
+		}
+		if o.Key, err = sign.LoadPublicKey([]byte(pem)); err != nil {
+			return "", err
+		}
+	}
+	if o.Cache, err = os.MkdirTemp(".", "verify-"); err != nil {
+		return "", err
+	}
+	r, err := pipelines.VerifyImage(ctx, reference, o)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	if err := report.Image(&b, r); err != nil {
+		return "", err
+	}
+	if r.Verdict != pipelines.Passed {
+		return "", fmt.Errorf("failed\n%s", b.String())
+	}
+	return b.String(), nil
 }
 
 // show prints what has been done into the trace.
@@ -108,6 +165,7 @@ func (m *Slipway) configure(c *pipelines.Config, to []string) error {
 	// Where a file names places to publish to, only a call that may publish does.
 	c.To = to
 	c.LDFlags, c.Base, c.User, c.GoImage = cmp.Or(m.Ldflags, c.LDFlags), cmp.Or(m.Base, c.Base), cmp.Or(m.User, c.User), cmp.Or(m.GoImage, c.GoImage)
+	c.VulnDB = cmp.Or(m.VulnDb, c.VulnDB)
 	c.Race, c.CGO, c.Parallel = m.Race || c.Race, m.Cgo || c.CGO, cmp.Or(m.Parallel, c.Parallel)
 	for _, label := range m.Labels {
 		name, value, ok := strings.Cut(label, "=")
@@ -192,16 +250,9 @@ func (m *Slipway) dist(ctx context.Context, source *dagger.Directory, run runner
 
 // publish is run with a place to push to. It fails where a stage does.
 func (m *Slipway) publish(ctx context.Context, source *dagger.Directory, to []string, username string, password *dagger.Secret, run runner) (*Result, error) {
-	var c pipelines.Credentials
-	if (username == "") != (password == nil) {
-		return nil, fault.Usagef("Without both the registry is asked without credentials.", "username and password go together")
-	}
-	if password != nil {
-		text, err := password.Plaintext(ctx)
-		if err != nil {
-			return nil, err
-		}
-		c = pipelines.Credentials{Username: username, Password: strings.TrimRight(text, "\r\n")}
+	c, err := credentials(ctx, username, password)
+	if err != nil {
+		return nil, err
 	}
 	f, err := m.start(ctx, source, c, to, run)
 	if err != nil {
@@ -215,6 +266,17 @@ func (m *Slipway) publish(ctx context.Context, source *dagger.Directory, to []st
 		return nil, err
 	}
 	return r, nil
+}
+
+func credentials(ctx context.Context, username string, password *dagger.Secret) (c pipelines.Credentials, err error) {
+	if (username == "") != (password == nil) {
+		return c, fault.Usagef("Without both the registry is asked without credentials.", "username and password go together")
+	}
+	if password == nil {
+		return c, nil
+	}
+	text, err := password.Plaintext(ctx)
+	return pipelines.Credentials{Username: username, Password: strings.TrimRight(text, "\r\n")}, err
 }
 
 // container imports the image of one platform.

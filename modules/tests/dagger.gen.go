@@ -209,6 +209,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
 			return (*Tests).All(&parent, ctx)
+		case "Attest":
+			var parent Tests
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return nil, (*Tests).Attest(&parent, ctx)
 		case "BadSmoke":
 			var parent Tests
 			err = json.Unmarshal(parentJSON, &parent)

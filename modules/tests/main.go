@@ -45,7 +45,7 @@ func (t *Tests) All(ctx context.Context) (string, error) {
 	}{
 		{"vet", t.Vet}, {"test", t.Test}, {"failing-test", t.FailingTest}, {"build", t.Build}, {"verify", t.Verify}, {"image", t.Image}, {"oci-layout", t.OciLayout},
 		{"smoke", t.Smoke}, {"bad-smoke", t.BadSmoke}, {"publish", t.Publish}, {"everything", t.Everything}, {"failing-run", t.FailingRun},
-		{"no-go-mod", t.NoGoMod}, {"no-such-image", t.NoSuchImage}, {"wrong-credentials", t.WrongCredentials}, {"unknown-key", t.UnknownKey},
+		{"no-go-mod", t.NoGoMod}, {"no-such-image", t.NoSuchImage}, {"attest", t.Attest}, {"wrong-credentials", t.WrongCredentials}, {"unknown-key", t.UnknownKey},
 	} {
 		err := c.run(ctx)
 		if err != nil {
@@ -256,6 +256,50 @@ func (t *Tests) Publish(ctx context.Context) error {
 	}
 	_, err = t.slipway().Publish(ctx, t.broken("other.go", "package main\n\nfunc init() { println() }\n"), []string{to})
 	return wants(err, "The tag names a release that exists with other content")
+}
+
+// The key pair of this test. It signs nothing else.
+const (
+	signKey   = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIGAEpYr1H4wxmXvdkUMGMV6cpfIT0onWJcDYTUKT32M5\n-----END PRIVATE KEY-----\n"
+	publicKey = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAYpWOWxm+Ck7P5JtM043HeyQTbEV2SGmZbjnMWErB5o4=\n-----END PUBLIC KEY-----\n"
+)
+
+// Attest signs what is published, and anyone can check it.
+//
+// +cache="session"
+func (t *Tests) Attest(ctx context.Context) error {
+	signing := dag.Slipway(dagger.SlipwayOpts{GoVersions: []string{"1.22"}, Goproxy: t.Goproxy, SignKey: dag.SetSecret("sign-key", signKey)})
+	files, err := signing.Attest(t.Hello).Entries(ctx)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(strings.Join(files, " "), "provenance.sigstore.json") {
+		return fmt.Errorf("nothing signed in %q", files)
+	}
+	to, err := t.pushTo(ctx, t.registry().WithEnvVariable("TEST", "attest"))
+	if err != nil {
+		return err
+	}
+	if _, err := signing.Publish(ctx, t.Hello, []string{to}); err != nil {
+		return err
+	}
+	key := dag.Directory().WithNewFile("key.pub", publicKey).File("key.pub")
+	text, err := t.slipway().VerifyImage(ctx, to, dagger.SlipwayVerifyImageOpts{Key: key})
+	if err == nil && !strings.Contains(text, "by the key that was given") {
+		err = errors.New(text)
+	}
+	if err != nil {
+		return err
+	}
+	plain, err := t.pushTo(ctx, t.registry().WithEnvVariable("TEST", "plain"))
+	if err == nil {
+		_, err = t.slipway().Publish(ctx, t.Hello, []string{plain})
+	}
+	if err != nil {
+		return err
+	}
+	_, err = t.slipway().VerifyImage(ctx, plain, dagger.SlipwayVerifyImageOpts{Key: key})
+	return wants(err, "signature", "it has none")
 }
 
 // canary must be nowhere.

@@ -19,7 +19,7 @@ func (r *Binding) AsSlipway() *Slipway { // slipway (../../../../modules/slipway
 }
 
 // Retrieve the binding value, as type SlipwayResult
-func (r *Binding) AsSlipwayResult() *SlipwayResult { // slipway (../../../../modules/slipway/main.go:261:6)
+func (r *Binding) AsSlipwayResult() *SlipwayResult { // slipway (../../../../modules/slipway/main.go:330:6)
 	q := r.query.Select("asSlipwayResult")
 
 	return &SlipwayResult{
@@ -52,7 +52,7 @@ func (r *Env) WithSlipwayOutput(name string, description string) *Env { // slipw
 }
 
 // Create or update a binding of type SlipwayResult in the environment
-func (r *Env) WithSlipwayResultInput(name string, value *SlipwayResult, description string) *Env { // slipway (../../../../modules/slipway/main.go:261:6)
+func (r *Env) WithSlipwayResultInput(name string, value *SlipwayResult, description string) *Env { // slipway (../../../../modules/slipway/main.go:330:6)
 	assertNotNil("value", value)
 	q := r.query.Select("withSlipwayResultInput")
 	q = q.Arg("name", name)
@@ -65,7 +65,7 @@ func (r *Env) WithSlipwayResultInput(name string, value *SlipwayResult, descript
 }
 
 // Declare a desired SlipwayResult output to be assigned in the environment
-func (r *Env) WithSlipwayResultOutput(name string, description string) *Env { // slipway (../../../../modules/slipway/main.go:261:6)
+func (r *Env) WithSlipwayResultOutput(name string, description string) *Env { // slipway (../../../../modules/slipway/main.go:330:6)
 	q := r.query.Select("withSlipwayResultOutput")
 	q = q.Arg("name", name)
 	q = q.Arg("description", description)
@@ -80,79 +80,91 @@ type SlipwayOpts struct {
 	//
 	// Go releases: 1.22, 1.22.5, stable, oldstable, minimum. Default: minimum, oldstable, stable.
 	//
-	GoVersions []string // slipway (../../../../modules/slipway/main.go:61:2)
+	GoVersions []string // slipway (../../../../modules/slipway/main.go:67:2)
 	//
 	// Platforms to build for, as os/arch or os/arch/variant. Default: linux with the engine's architecture.
 	//
-	Platforms []string // slipway (../../../../modules/slipway/main.go:64:2)
+	Platforms []string // slipway (../../../../modules/slipway/main.go:70:2)
 	//
 	// Directories of the modules to work on. Default: those of go.work, else the root, else all.
 	//
-	Modules []string // slipway (../../../../modules/slipway/main.go:67:2)
+	Modules []string // slipway (../../../../modules/slipway/main.go:73:2)
 	//
 	// Package patterns that vet, test and build work on. Default: ./...
 	//
-	Packages []string // slipway (../../../../modules/slipway/main.go:70:2)
+	Packages []string // slipway (../../../../modules/slipway/main.go:76:2)
 	//
 	// Names of the main packages to build. Default: those in the root and below cmd, else all.
 	//
-	Commands []string // slipway (../../../../modules/slipway/main.go:73:2)
+	Commands []string // slipway (../../../../modules/slipway/main.go:79:2)
 	//
 	// Build tags.
 	//
-	Tags []string // slipway (../../../../modules/slipway/main.go:76:2)
+	Tags []string // slipway (../../../../modules/slipway/main.go:82:2)
 	//
 	// Linker flags, such as "-X main.version=1.2.3".
 	//
-	Ldflags string // slipway (../../../../modules/slipway/main.go:79:2)
+	Ldflags string // slipway (../../../../modules/slipway/main.go:85:2)
 	//
 	// Test with the race detector.
 	//
-	Race bool // slipway (../../../../modules/slipway/main.go:82:2)
+	Race bool // slipway (../../../../modules/slipway/main.go:88:2)
 	//
 	// Let builds and tests use cgo.
 	//
-	Cgo bool // slipway (../../../../modules/slipway/main.go:85:2)
+	Cgo bool // slipway (../../../../modules/slipway/main.go:91:2)
 	//
 	// Checks of the vet stage: vet, gofmt, tidy, verify, vendor. Default: all.
 	//
-	VetChecks []string // slipway (../../../../modules/slipway/main.go:88:2)
+	VetChecks []string // slipway (../../../../modules/slipway/main.go:94:2)
 	//
 	// Base image: scratch or a reference. Default: scratch.
 	//
-	Base string // slipway (../../../../modules/slipway/main.go:91:2)
+	Base string // slipway (../../../../modules/slipway/main.go:97:2)
 	//
 	// User that the image runs as. Default: 65532:65532.
 	//
-	User string // slipway (../../../../modules/slipway/main.go:94:2)
+	User string // slipway (../../../../modules/slipway/main.go:100:2)
 	//
 	// Labels of the image, as KEY=value.
 	//
-	Labels []string // slipway (../../../../modules/slipway/main.go:97:2)
+	Labels []string // slipway (../../../../modules/slipway/main.go:103:2)
 	//
 	// Repository of the golang images, such as a mirror's. Default: golang.
 	//
-	GoImage string // slipway (../../../../modules/slipway/main.go:100:2)
+	GoImage string // slipway (../../../../modules/slipway/main.go:106:2)
 	//
 	// Value of GOPROXY, which may hold credentials. Default: Go's own.
 	//
-	Goproxy *Secret // slipway (../../../../modules/slipway/main.go:103:2)
+	Goproxy *Secret // slipway (../../../../modules/slipway/main.go:109:2)
 	//
 	// Value of GOPRIVATE.
 	//
-	Goprivate string // slipway (../../../../modules/slipway/main.go:106:2)
+	Goprivate string // slipway (../../../../modules/slipway/main.go:112:2)
 	//
 	// A .netrc file with credentials for private modules.
 	//
-	Netrc *Secret // slipway (../../../../modules/slipway/main.go:109:2)
+	Netrc *Secret // slipway (../../../../modules/slipway/main.go:115:2)
+	//
+	// URL of a vulnerability database, such as a mirror's. Default: the public one.
+	//
+	VulnDb string // slipway (../../../../modules/slipway/main.go:118:2)
+	//
+	// Private key that signs image, SBOMs and provenance. Default: nothing is signed.
+	//
+	SignKey *Secret // slipway (../../../../modules/slipway/main.go:121:2)
+	//
+	// Password of that key.
+	//
+	SignPassword *Secret // slipway (../../../../modules/slipway/main.go:124:2)
 	//
 	// How many commands run at the same time. Default: what cores and memory allow.
 	//
-	Parallel int // slipway (../../../../modules/slipway/main.go:112:2)
+	Parallel int // slipway (../../../../modules/slipway/main.go:127:2)
 }
 
 // Slipway is a pipeline with its settings.
-func (r *Query) Slipway(opts ...SlipwayOpts) *Slipway { // slipway (../../../../modules/slipway/main.go:58:1)
+func (r *Query) Slipway(opts ...SlipwayOpts) *Slipway { // slipway (../../../../modules/slipway/main.go:64:1)
 	q := r.query.Select("slipway")
 	for i := len(opts) - 1; i >= 0; i-- {
 		// `goVersions` optional argument
@@ -223,6 +235,18 @@ func (r *Query) Slipway(opts ...SlipwayOpts) *Slipway { // slipway (../../../../
 		if !querybuilder.IsZeroValue(opts[i].Netrc) {
 			q = q.Arg("netrc", opts[i].Netrc)
 		}
+		// `vulnDb` optional argument
+		if !querybuilder.IsZeroValue(opts[i].VulnDb) {
+			q = q.Arg("vulnDb", opts[i].VulnDb)
+		}
+		// `signKey` optional argument
+		if !querybuilder.IsZeroValue(opts[i].SignKey) {
+			q = q.Arg("signKey", opts[i].SignKey)
+		}
+		// `signPassword` optional argument
+		if !querybuilder.IsZeroValue(opts[i].SignPassword) {
+			q = q.Arg("signPassword", opts[i].SignPassword)
+		}
 		// `parallel` optional argument
 		if !querybuilder.IsZeroValue(opts[i].Parallel) {
 			q = q.Arg("parallel", opts[i].Parallel)
@@ -244,6 +268,7 @@ type Slipway struct { // slipway (../../../../modules/slipway/main.go:19:6)
 	checkVet    *Void
 	id          *ID
 	publish     *string
+	verifyImage *string
 }
 
 func (r *Slipway) WithGraphQLQuery(q *querybuilder.Selection) *Slipway {
@@ -257,20 +282,20 @@ type SlipwayAllOpts struct {
 	//
 	// Where to push: references such as registry.example/team/app:1.4.2. Default: nowhere.
 	//
-	To []string // slipway (../../../../modules/slipway/main.go:234:2)
+	To []string // slipway (../../../../modules/slipway/main.go:303:2)
 	//
 	// User at the registry.
 	//
-	Username string // slipway (../../../../modules/slipway/main.go:237:2)
+	Username string // slipway (../../../../modules/slipway/main.go:306:2)
 	//
 	// Password or token of that user.
 	//
-	Password *Secret // slipway (../../../../modules/slipway/main.go:240:2)
+	Password *Secret // slipway (../../../../modules/slipway/main.go:309:2)
 }
 
 // Every stage, and publish if a place to push to is given: the whole dist/. It fails where a stage does;
 // `run` hands over the files in any case.
-func (r *Slipway) All(source *Directory, opts ...SlipwayAllOpts) *Directory { // slipway (../../../../modules/slipway/main.go:228:1)
+func (r *Slipway) All(source *Directory, opts ...SlipwayAllOpts) *Directory { // slipway (../../../../modules/slipway/main.go:297:1)
 	assertNotNil("source", source)
 	q := r.query.Select("all")
 	for i := len(opts) - 1; i >= 0; i-- {
@@ -294,8 +319,19 @@ func (r *Slipway) All(source *Directory, opts ...SlipwayAllOpts) *Directory { //
 	}
 }
 
+// SBOMs and provenance of the image, signed if there is a key: the whole dist/.
+func (r *Slipway) Attest(source *Directory) *Directory { // slipway (../../../../modules/slipway/main.go:242:1)
+	assertNotNil("source", source)
+	q := r.query.Select("attest")
+	q = q.Arg("source", source)
+
+	return &Directory{
+		query: q,
+	}
+}
+
 // Compile every command for every platform, strip, and read back: binaries, archives and SHA256SUMS.
-func (r *Slipway) Build(source *Directory) *Directory { // slipway (../../../../modules/slipway/main.go:144:1)
+func (r *Slipway) Build(source *Directory) *Directory { // slipway (../../../../modules/slipway/main.go:184:1)
 	assertNotNil("source", source)
 	q := r.query.Select("build")
 	q = q.Arg("source", source)
@@ -401,6 +437,17 @@ func (r *Slipway) CheckVet(ctx context.Context, opts ...SlipwayCheckVetOpts) err
 	return q.Execute(ctx)
 }
 
+// Say on what the programs depend: double major versions, heavy packages, unused requirements, as JSON.
+func (r *Slipway) Deps(source *Directory) *File { // slipway (../../../../modules/slipway/main.go:171:1)
+	assertNotNil("source", source)
+	q := r.query.Select("deps")
+	q = q.Arg("source", source)
+
+	return &File{
+		query: q,
+	}
+}
+
 // A unique identifier for this Slipway.
 func (r *Slipway) ID(ctx context.Context) (ID, error) {
 	if r.id != nil {
@@ -455,11 +502,11 @@ type SlipwayImageOpts struct {
 	//
 	// Platform of the image. Default: the only one, else the engine's.
 	//
-	Platform string // slipway (../../../../modules/slipway/main.go:172:2)
+	Platform string // slipway (../../../../modules/slipway/main.go:212:2)
 }
 
 // The image of one platform, for chaining: terminal, as-service, file. What is published is the OCI layout.
-func (r *Slipway) Image(source *Directory, opts ...SlipwayImageOpts) *Container { // slipway (../../../../modules/slipway/main.go:166:1)
+func (r *Slipway) Image(source *Directory, opts ...SlipwayImageOpts) *Container { // slipway (../../../../modules/slipway/main.go:206:1)
 	assertNotNil("source", source)
 	q := r.query.Select("image")
 	for i := len(opts) - 1; i >= 0; i-- {
@@ -476,7 +523,7 @@ func (r *Slipway) Image(source *Directory, opts ...SlipwayImageOpts) *Container 
 }
 
 // The image of all platforms as an OCI layout, byte for byte what publish pushes.
-func (r *Slipway) OciLayout(source *Directory) *Directory { // slipway (../../../../modules/slipway/main.go:178:1)
+func (r *Slipway) OciLayout(source *Directory) *Directory { // slipway (../../../../modules/slipway/main.go:218:1)
 	assertNotNil("source", source)
 	q := r.query.Select("ociLayout")
 	q = q.Arg("source", source)
@@ -491,15 +538,15 @@ type SlipwayPublishOpts struct {
 	//
 	// User at the registry.
 	//
-	Username string // slipway (../../../../modules/slipway/main.go:212:2)
+	Username string // slipway (../../../../modules/slipway/main.go:281:2)
 	//
 	// Password or token of that user.
 	//
-	Password *Secret // slipway (../../../../modules/slipway/main.go:215:2)
+	Password *Secret // slipway (../../../../modules/slipway/main.go:284:2)
 }
 
 // Push the image after everything before has passed, and read it back. Gives references with digests.
-func (r *Slipway) Publish(ctx context.Context, source *Directory, to []string, opts ...SlipwayPublishOpts) (string, error) { // slipway (../../../../modules/slipway/main.go:204:1)
+func (r *Slipway) Publish(ctx context.Context, source *Directory, to []string, opts ...SlipwayPublishOpts) (string, error) { // slipway (../../../../modules/slipway/main.go:273:1)
 	assertNotNil("source", source)
 	if r.publish != nil {
 		return *r.publish, nil
@@ -525,7 +572,7 @@ func (r *Slipway) Publish(ctx context.Context, source *Directory, to []string, o
 }
 
 // Every stage but publish, with its files also where a stage fails: `run --source=. dist`.
-func (r *Slipway) Run(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:252:1)
+func (r *Slipway) Run(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:321:1)
 	assertNotNil("source", source)
 	q := r.query.Select("run")
 	q = q.Arg("source", source)
@@ -536,7 +583,7 @@ func (r *Slipway) Run(source *Directory) *SlipwayResult { // slipway (../../../.
 }
 
 // Start the image as production would, ask it, and stop it. Calling it fails where the image does.
-func (r *Slipway) Smoke(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:193:1)
+func (r *Slipway) Smoke(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:233:1)
 	assertNotNil("source", source)
 	q := r.query.Select("smoke")
 	q = q.Arg("source", source)
@@ -548,7 +595,7 @@ func (r *Slipway) Smoke(source *Directory) *SlipwayResult { // slipway (../../..
 
 // Go test under every release. Calling it fails where tests do; its files are there in any case:
 // `test --source=. junit`.
-func (r *Slipway) Test(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:135:1)
+func (r *Slipway) Test(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:150:1)
 	assertNotNil("source", source)
 	q := r.query.Select("test")
 	q = q.Arg("source", source)
@@ -559,7 +606,7 @@ func (r *Slipway) Test(source *Directory) *SlipwayResult { // slipway (../../../
 }
 
 // Prove that the stripped binaries are the ones that were built: the evidence, as JSON.
-func (r *Slipway) Verify(source *Directory) *File { // slipway (../../../../modules/slipway/main.go:153:1)
+func (r *Slipway) Verify(source *Directory) *File { // slipway (../../../../modules/slipway/main.go:193:1)
 	assertNotNil("source", source)
 	q := r.query.Select("verify")
 	q = q.Arg("source", source)
@@ -569,10 +616,66 @@ func (r *Slipway) Verify(source *Directory) *File { // slipway (../../../../modu
 	}
 }
 
+// SlipwayVerifyImageOpts contains options for Slipway.VerifyImage
+type SlipwayVerifyImageOpts struct {
+	//
+	// Public key that its signatures must be of.
+	//
+	Key *File // slipway (../../../../modules/slipway/main.go:259:2)
+	//
+	// User at the registry.
+	//
+	Username string // slipway (../../../../modules/slipway/main.go:262:2)
+	//
+	// Password or token of that user.
+	//
+	Password *Secret // slipway (../../../../modules/slipway/main.go:265:2)
+}
+
+// Check a published image: content, signature, provenance, SBOM, labels and user. It fails where one is bad.
+func (r *Slipway) VerifyImage(ctx context.Context, reference string, opts ...SlipwayVerifyImageOpts) (string, error) { // slipway (../../../../modules/slipway/main.go:253:1)
+	if r.verifyImage != nil {
+		return *r.verifyImage, nil
+	}
+	q := r.query.Select("verifyImage")
+	for i := len(opts) - 1; i >= 0; i-- {
+		// `key` optional argument
+		if !querybuilder.IsZeroValue(opts[i].Key) {
+			q = q.Arg("key", opts[i].Key)
+		}
+		// `username` optional argument
+		if !querybuilder.IsZeroValue(opts[i].Username) {
+			q = q.Arg("username", opts[i].Username)
+		}
+		// `password` optional argument
+		if !querybuilder.IsZeroValue(opts[i].Password) {
+			q = q.Arg("password", opts[i].Password)
+		}
+	}
+	q = q.Arg("reference", reference)
+
+	var response string
+
+	q = q.Bind(&response)
+	return response, q.Execute(ctx)
+}
+
 // Go vet under every release, gofmt, and the module files. Calling it fails where there are findings.
-func (r *Slipway) Vet(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:123:1)
+func (r *Slipway) Vet(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:138:1)
 	assertNotNil("source", source)
 	q := r.query.Select("vet")
+	q = q.Arg("source", source)
+
+	return &SlipwayResult{
+		query: q,
+	}
+}
+
+// Look for known vulnerabilities that affect the program. Calling it fails where one does; that the database
+// cannot be reached is no failure and no good answer: the summary says "not run".
+func (r *Slipway) Vuln(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:162:1)
+	assertNotNil("source", source)
+	q := r.query.Select("vuln")
 	q = q.Arg("source", source)
 
 	return &SlipwayResult{
@@ -589,7 +692,7 @@ func (r *Slipway) AsNode() Node {
 }
 
 // Result is what a run came to: its files and, separately, its verdict.
-type SlipwayResult struct { // slipway (../../../../modules/slipway/main.go:261:6)
+type SlipwayResult struct { // slipway (../../../../modules/slipway/main.go:330:6)
 	query *querybuilder.Selection
 
 	assert  *string
@@ -606,7 +709,7 @@ func (r *SlipwayResult) WithGraphQLQuery(q *querybuilder.Selection) *SlipwayResu
 }
 
 // Fails with what failed, or gives the summary.
-func (r *SlipwayResult) Assert(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:282:1)
+func (r *SlipwayResult) Assert(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:351:1)
 	if r.assert != nil {
 		return *r.assert, nil
 	}
@@ -619,7 +722,7 @@ func (r *SlipwayResult) Assert(ctx context.Context) (string, error) { // slipway
 }
 
 // The coverage profile of the release that builds.
-func (r *SlipwayResult) Coverage() *File { // slipway (../../../../modules/slipway/main.go:276:1)
+func (r *SlipwayResult) Coverage() *File { // slipway (../../../../modules/slipway/main.go:345:1)
 	q := r.query.Select("coverage")
 
 	return &File{
@@ -628,7 +731,7 @@ func (r *SlipwayResult) Coverage() *File { // slipway (../../../../modules/slipw
 }
 
 // Everything that the run wrote.
-func (r *SlipwayResult) Dist() *Directory { // slipway (../../../../modules/slipway/main.go:263:2)
+func (r *SlipwayResult) Dist() *Directory { // slipway (../../../../modules/slipway/main.go:332:2)
 	q := r.query.Select("dist")
 
 	return &Directory{
@@ -686,7 +789,7 @@ func (r *SlipwayResult) UnmarshalJSON(bs []byte) error {
 }
 
 // The run record.
-func (r *SlipwayResult) JSON() *File { // slipway (../../../../modules/slipway/main.go:279:1)
+func (r *SlipwayResult) JSON() *File { // slipway (../../../../modules/slipway/main.go:348:1)
 	q := r.query.Select("json")
 
 	return &File{
@@ -695,7 +798,7 @@ func (r *SlipwayResult) JSON() *File { // slipway (../../../../modules/slipway/m
 }
 
 // The tests as a JUnit report.
-func (r *SlipwayResult) Junit() *File { // slipway (../../../../modules/slipway/main.go:273:1)
+func (r *SlipwayResult) Junit() *File { // slipway (../../../../modules/slipway/main.go:342:1)
 	q := r.query.Select("junit")
 
 	return &File{
@@ -704,7 +807,7 @@ func (r *SlipwayResult) Junit() *File { // slipway (../../../../modules/slipway/
 }
 
 // Stages, artefacts and failures, as the command line prints them.
-func (r *SlipwayResult) Summary(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:267:2)
+func (r *SlipwayResult) Summary(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:336:2)
 	if r.summary != nil {
 		return *r.summary, nil
 	}
@@ -718,7 +821,7 @@ func (r *SlipwayResult) Summary(ctx context.Context) (string, error) { // slipwa
 
 // Fails with what failed, or gives the summary: a call of the command line that asks for nothing else does
 // this.
-func (r *SlipwayResult) Sync(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:291:1)
+func (r *SlipwayResult) Sync(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:360:1)
 	if r.sync != nil {
 		return *r.sync, nil
 	}
@@ -731,7 +834,7 @@ func (r *SlipwayResult) Sync(ctx context.Context) (string, error) { // slipway (
 }
 
 // passed or failed.
-func (r *SlipwayResult) Verdict(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:265:2)
+func (r *SlipwayResult) Verdict(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:334:2)
 	if r.verdict != nil {
 		return *r.verdict, nil
 	}
