@@ -32,6 +32,7 @@ check:
 # Ratios against bare go commands and, where it is installed, ko. Takes about ten minutes.
 bench:
 	go run ./ci/bench
+	go test -run=NONE -bench='Sum|Read|Strip' ./pipelines/internal/binary
 
 # Needs a Dagger engine that has not built with these releases yet.
 bench-dagger:

@@ -67,6 +67,8 @@ type Config struct {
 	// "check" (all looks too, and those that affect the program are failures), "require" (not having been
 	// able to look is one as well). Default: off, as databases change while the source does not.
 	Vuln string `yaml:"vuln"`
+	// VulnMode is "source" (what packages call) or "binary" (what the linked programs hold). Default: source.
+	VulnMode string `yaml:"vuln-mode"`
 	// VulnDB is the vulnerability database: a URL, or a directory with a copy. Default: the public one,
 	// https://vuln.go.dev.
 	VulnDB string `yaml:"vuln-db"`
@@ -315,7 +317,7 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fault.Usagef(fault.Nearest(check, vetChecks), "vet-checks: there is no check %q", check)
 		}
 	}
-	c.Vuln = cmp.Or(c.Vuln, "off")
+	c.Vuln, c.VulnMode = cmp.Or(c.Vuln, "off"), cmp.Or(c.VulnMode, "source")
 	if err := c.checkVuln(); err != nil {
 		return c, err
 	}

@@ -40,6 +40,7 @@ shuffle: on
 timeout: 1m30s
 vet-checks: [vet]
 vuln: check
+vuln-mode: binary
 vuln-db: https://db.example
 rebuild: true
 base: gcr.io/distroless/static-debian12:nonroot
@@ -74,7 +75,7 @@ parallel: 3
 `, pipelines.Config{
 			GoVersions: []string{"minimum", "stable"}, Platforms: []string{"linux/amd64", "linux/arm/v7"}, Modules: []string{".", "tools"}, Packages: []string{"./cmd/..."},
 			Commands: []string{"hello"}, Tags: []string{"netgo"}, LDFlags: "-X main.version=1.2.3", Race: true, CGO: true, Shuffle: "on", Timeout: 90 * time.Second,
-			VetChecks: []string{"vet"}, Vuln: "check", VulnDB: "https://db.example", Rebuild: &yes, Base: "gcr.io/distroless/static-debian12:nonroot", Entrypoint: "hello", Args: []string{"--port", "8080"}, User: "1000",
+			VetChecks: []string{"vet"}, Vuln: "check", VulnMode: "binary", VulnDB: "https://db.example", Rebuild: &yes, Base: "gcr.io/distroless/static-debian12:nonroot", Entrypoint: "hello", Args: []string{"--port", "8080"}, User: "1000",
 			Env: map[string]string{"PORT": "8080", "DEBUG": "true", "EMPTY": ""}, Ports: []string{"8080", "53/udp"}, Labels: map[string]string{"org.example.team": "blue"},
 			Certificates: &yes, Timezones: []string{"Europe/Berlin"}, Accounts: &yes, Tmp: &yes,
 			Smoke: pipelines.Smoke{Isolation: "runc", Deadline: 5 * time.Second, Stop: 3 * time.Second, Memory: "64MiB", Processes: 10, Env: map[string]string{"A": "b"}, Probes: []pipelines.Probe{

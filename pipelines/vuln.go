@@ -28,8 +28,11 @@ const vulnTool = "golang.org/x/vuln/cmd/govulncheck@v1.8.0"
 // ever, and the tool has no limit of its own.
 const vulnLimit = 15 * time.Minute
 
-// vulnModes are the values of the key vuln.
-var vulnModes = []string{"off", "check", "require"}
+// The values of the keys vuln and vuln-mode.
+var (
+	vulnValues = []string{"off", "check", "require"}
+	vulnModes  = []string{"source", "binary"}
+)
 
 // VulnResult is what is known about vulnerabilities of the program and of what it is made from.
 type VulnResult struct {
@@ -41,6 +44,9 @@ type VulnResult struct {
 	Tool string `json:"tool"`
 	// Release is the Go release that builds. Its standard library is part of the program.
 	Release string `json:"release"`
+	// Mode is source, where what the packages call is followed, or binary, where what a program holds counts as
+	// called.
+	Mode string `json:"mode"`
 	// Database is a URL, or the name of a directory; Modified is when it was last changed. Its answer to the
 	// same question may be another one the day after.
 	Database string `json:"database"`
@@ -69,9 +75,14 @@ func (v Vulnerability) standard() bool { return v.Module == "stdlib" || v.Module
 //
 // The answer changes without any change of the source. So All asks only when the configuration says so.
 func (p *Pipeline) Vuln(ctx context.Context) (*VulnResult, error) {
+	if p.Config.VulnMode == "binary" {
+		if build, err := p.Build(ctx); err != nil || build.Verdict != Passed {
+			return &VulnResult{Verdict: Skipped}, err
+		}
+	}
 	s := p.stage("vuln")
 	result := &VulnResult{
-		Verdict: Passed, Tool: vulnTool, Release: p.Plan.BuildRelease, Database: cmp.Or(shownDatabase(p.Config.VulnDB), "public"), Vulnerabilities: []Vulnerability{},
+		Verdict: Passed, Tool: vulnTool, Release: p.Plan.BuildRelease, Mode: p.Config.VulnMode, Database: cmp.Or(shownDatabase(p.Config.VulnDB), "public"), Vulnerabilities: []Vulnerability{},
 	}
 	type leg struct {
 		found      []Vulnerability
@@ -83,15 +94,11 @@ func (p *Pipeline) Vuln(ctx context.Context) (*VulnResult, error) {
 		platform := p.Plan.Platforms[i]
 		return s.task(ctx, "vuln "+platform.String(), func(ctx context.Context, _ func(string)) (Verdict, string, error) {
 			affecting := 0
-			for _, m := range p.Plan.Modules {
-				patterns := p.Plan.patterns(m, p.Config.Packages)
-				if len(patterns) == 0 {
-					continue
-				}
-				report, err := p.lookForVulnerabilities(ctx, m, platform, patterns)
+			for _, x := range p.vulnLooks(platform) {
+				report, err := p.lookForVulnerabilities(ctx, platform, x)
 				var broken errNoPackages
 				if errors.As(err, &broken) {
-					s.fail(Failure{What: "packages of module " + m.Path, Where: platform.String(), Message: string(broken), Next: "They must compile before anything can be said about them."})
+					s.fail(Failure{What: "packages of module " + x.module.Path, Where: platform.String(), Message: string(broken), Next: "They must compile before anything can be said about them."})
 					return Failed, "the packages cannot be loaded", nil
 				}
 				if n, ok := errors.AsType[notChecked](err); ok {
@@ -105,7 +112,7 @@ func (p *Pipeline) Vuln(ctx context.Context) (*VulnResult, error) {
 					legs[i].modified = report.Modified
 				}
 				for _, v := range report.Vulnerabilities {
-					legs[i].found = append(legs[i].found, Vulnerability{Vulnerability: v, In: m.Path, Platforms: []string{platform.String()}})
+					legs[i].found = append(legs[i].found, Vulnerability{Vulnerability: v, In: x.module.Path, Platforms: []string{platform.String()}})
 					if v.Level == vulnjson.Called {
 						affecting++
 					}
@@ -260,12 +267,50 @@ type errNoPackages string
 
 func (e errNoPackages) Error() string { return string(e) }
 
-// lookForVulnerabilities runs the tool over one module as it is built for one platform. The error is a
-// notChecked for whatever kept it from an answer that is not the fault of the source.
-func (p *Pipeline) lookForVulnerabilities(ctx context.Context, m Module, platform Platform, patterns []string) (*vulnjson.Report, error) {
+// vulnLook is one run of the tool: over packages of a module, or over one program.
+type vulnLook struct {
+	module   Module
+	patterns []string
+	program  *Binary // the other one is nil
+}
+
+// vulnLooks are what there is to look at for a platform.
+func (p *Pipeline) vulnLooks(platform Platform) []vulnLook {
+	var all []vulnLook
+	if p.Config.VulnMode == "binary" {
+		for i := range p.build.Binaries {
+			if b := &p.build.Binaries[i]; b.platform == platform {
+				all = append(all, vulnLook{module: p.Plan.module(p.Plan.command(b.Package).Module), program: b})
+			}
+		}
+		return all
+	}
+	for _, m := range p.Plan.Modules {
+		if patterns := p.Plan.patterns(m, p.Config.Packages); len(patterns) > 0 {
+			all = append(all, vulnLook{module: m, patterns: patterns})
+		}
+	}
+	return all
+}
+
+// lookForVulnerabilities runs the tool over packages as they are built for one platform, or over a program. The
+// error is a notChecked for whatever kept it from an answer that is not the fault of the source.
+func (p *Pipeline) lookForVulnerabilities(ctx context.Context, platform Platform, x vulnLook) (*vulnjson.Report, error) {
 	c := engine.Command{
-		Name: "govulncheck (" + platform.String() + ")", Toolchain: p.Plan.BuildRelease, Dir: m.Dir, Tool: vulnTool,
+		Name: "govulncheck (" + platform.String() + ")", Toolchain: p.Plan.BuildRelease, Dir: x.module.Dir, Tool: vulnTool,
 		Args: []string{"govulncheck", "-format=json", "-scan=symbol"}, Env: append(p.Plan.env(), platform.env()...), CGO: p.Config.CGO,
+	}
+	if x.program != nil {
+		input, err := os.MkdirTemp(p.dist.temp, "vuln-")
+		if err != nil {
+			return nil, p.dist.error(err)
+		}
+		defer os.RemoveAll(input)
+		if err := os.Link(p.path(x.program.Full), filepath.Join(input, "program")); err != nil {
+			return nil, p.dist.error(err)
+		}
+		c.Input, c.Dir = input, engine.OutDir
+		c.Args = append(c.Args, "-mode=binary")
 	}
 	switch db := p.Config.VulnDB; {
 	case db == "":
@@ -284,10 +329,23 @@ func (p *Pipeline) lookForVulnerabilities(ctx context.Context, m Module, platfor
 		if err != nil {
 			return nil, notChecked("the directory " + filepath.Base(db) + " holds no vulnerability database that can be read: " + oneLine(err.Error()))
 		}
-		c.Input = db
-		c.Args = append(c.Args, "-db="+engine.InputURL)
+		url := engine.InputURL
+		if c.Input == "" {
+			c.Input = db
+		} else {
+			// A command reads one directory.
+			if err := os.CopyFS(filepath.Join(c.Input, "db"), os.DirFS(db)); err != nil {
+				return nil, p.dist.error(err)
+			}
+			url += "/db"
+		}
+		c.Args = append(c.Args, "-db="+url)
 	}
-	c.Args = append(append(c.Args, tagFlags(p.Config.Tags)...), patterns...)
+	if x.program != nil {
+		c.Args = append(c.Args, engine.InputDir+"/program")
+	} else {
+		c.Args = append(append(c.Args, tagFlags(p.Config.Tags)...), x.patterns...)
+	}
 
 	limited, cancel := context.WithTimeout(ctx, vulnLimit)
 	defer cancel()
@@ -363,8 +421,11 @@ func shownDatabase(db string) string {
 
 // checkVuln finds what is wrong with the configuration of the vulnerability check.
 func (c Config) checkVuln() error {
-	if !slices.Contains(vulnModes, c.Vuln) {
-		return fault.Usagef(fault.Nearest(c.Vuln, vulnModes), "vuln: %q is not off, check or require", c.Vuln)
+	if !slices.Contains(vulnValues, c.Vuln) {
+		return fault.Usagef(fault.Nearest(c.Vuln, vulnValues), "vuln: %q is not off, check or require", c.Vuln)
+	}
+	if !slices.Contains(vulnModes, c.VulnMode) {
+		return fault.Usagef(fault.Nearest(c.VulnMode, vulnModes), "vuln-mode: %q is not source or binary", c.VulnMode)
 	}
 	if !isURL(c.VulnDB) {
 		return nil

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/rand"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"log"
@@ -25,6 +26,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/slipway-ci/slipway/pipelines"
 )
 
 var (
@@ -37,7 +40,7 @@ var platforms = []string{"linux/amd64", "linux/arm64", "linux/386", "linux/arm/v
 func main() {
 	flag.Parse()
 	log.SetFlags(0)
-	b := &bench{dir: must(os.MkdirTemp("", "slipway-bench-"))}
+	b := &bench{verified: map[int][2]int64{}, dir: must(os.MkdirTemp("", "slipway-bench-"))}
 	defer os.RemoveAll(b.dir)
 	b.prepare()
 
@@ -49,6 +52,12 @@ func main() {
 	for _, n := range []int{1, 2, 4} {
 		b.compare(platforms[:n])
 	}
+	fmt.Println("\nVerification without the rebuild, of a cold run:")
+	for _, n := range []int{1, 2, 4} {
+		if ms, ok := b.verified[n]; ok {
+			fmt.Printf("  %d: %d ms, %.2f %% of the bare go build\n", n, ms[0], 100*float64(ms[0])/float64(ms[1]))
+		}
+	}
 	fmt.Printf("\nPeak memory of the slipway process itself, `slipway image` of a program of 100 MB: %d MiB.\n", b.memory()>>20)
 }
 
@@ -56,6 +65,8 @@ type bench struct {
 	dir, slipway, ko, release, root, path, cache string
 	registry                                     string
 	edits                                        int
+	// verified holds milliseconds of verify and of the bare go build, by number of platforms.
+	verified map[int][2]int64
 }
 
 func must[T any](v T, err error) T {
@@ -152,6 +163,7 @@ func (b *bench) compare(on []string) {
 			must(0, os.CopyFS(filepath.Join(t.work, "src"), os.DirFS("testdata/hello")))
 			t.measure("cold")
 		}
+		b.verified[len(on)] = [2]int64{verifyTime(tools[1].work), tools[0].times["cold"][len(tools[0].times["cold"])-1].Milliseconds()}
 	}
 	for _, state := range []string{"edited", "unchanged"} {
 		for range *warm {
@@ -177,6 +189,18 @@ func (b *bench) compare(on []string) {
 	for _, t := range tools {
 		must(0, os.RemoveAll(t.work))
 	}
+}
+
+// verifyTime reads from a run record how long verify took, in milliseconds.
+func verifyTime(work string) int64 {
+	var record pipelines.Record
+	must(0, json.Unmarshal(must(os.ReadFile(filepath.Join(work, "src", "dist", "run.json"))), &record))
+	for _, s := range record.Stages {
+		if s.Name == "verify" {
+			return time.Duration(s.Elapsed).Milliseconds()
+		}
+	}
+	return 0
 }
 
 // bare is what somebody would write by hand: go build for each platform, two at a time.

@@ -63,6 +63,7 @@ func newFlagSet(name string, c *pipelines.Config) *flagSet {
 	f.DurationVar(&c.Timeout, "timeout", c.Timeout, "`limit` for the tests of one package (default 10m)")
 	f.StringSliceVar(&c.VetChecks, "vet-checks", c.VetChecks, "`checks` of the vet stage: vet, gofmt, tidy, verify, vendor (default all)")
 	f.StringVar(&c.Vuln, "vuln", c.Vuln, "known vulnerabilities: `when` they fail a run of all: off, check, or require (that the database answers) (default off)")
+	f.StringVar(&c.VulnMode, "vuln-mode", c.VulnMode, "`where` vulnerabilities are looked for: source (with call stacks) or binary (what was linked) (default source)")
 	f.StringVar(&c.VulnDB, "vuln-db", c.VulnDB, "vulnerability `database`: a URL, or a directory with a copy (default the public one)")
 	f.optional(&c.Rebuild, "rebuild", "build a second time, elsewhere and from nothing, and compare (default true)")
 	f.StringVar(&c.Base, "base", c.Base, "base image: scratch, a `reference`, or oci:DIR (default scratch)")

@@ -21,8 +21,9 @@ const (
 	OutDir = "@out@"
 	// SourceDir is the root of the source tree as the command sees it.
 	SourceDir = "@source@"
-	// InputURL is the file URL of Command.Input as the command sees it.
-	InputURL = "@input@"
+	// InputDir is Command.Input as the command sees it, InputURL its file URL.
+	InputDir = "@input@"
+	InputURL = "@inputurl@"
 )
 
 // Engine runs commands over one source tree. Its methods may be called concurrently.
@@ -109,8 +110,8 @@ type Command struct {
 	// read Go code must be as new as that, and the checksum database vouches for all of its modules. The
 	// error is a *ToolError when there is no getting it.
 	Tool string
-	// Input is a directory of the calling process that the command may read, beside its source. InputURL
-	// stands for it.
+	// Input is a directory of the calling process that the command may read, beside its source. InputDir and
+	// InputURL stand for it.
 	Input string
 	// Env are further variables, "KEY=value". They come after the engine's own few, which are constant.
 	Env []string

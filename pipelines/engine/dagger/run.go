@@ -52,7 +52,7 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 	if c.Input != "" {
 		ctr = ctr.WithMountedDirectory(inputDir, e.client.Host().Directory(c.Input))
 	}
-	replace := strings.NewReplacer(engine.OutDir, outDir, engine.SourceDir, root, engine.InputURL, "file://"+inputDir)
+	replace := strings.NewReplacer(engine.OutDir, outDir, engine.SourceDir, root, engine.InputDir, inputDir, engine.InputURL, "file://"+inputDir)
 	for _, v := range c.Env {
 		name, value, _ := strings.Cut(v, "=")
 		ctr = ctr.WithEnvVariable(name, replace.Replace(value))

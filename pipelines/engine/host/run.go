@@ -50,7 +50,7 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 	if err != nil {
 		return nil, fault.Environmentf(err, "", "input of %s", c.Name)
 	}
-	replace := strings.NewReplacer(engine.OutDir, out, engine.SourceDir, root, engine.InputURL, fileURL(input))
+	replace := strings.NewReplacer(engine.OutDir, out, engine.SourceDir, root, engine.InputDir, input, engine.InputURL, fileURL(input))
 	args := make([]string, len(c.Args))
 	for i, a := range c.Args {
 		args[i] = replace.Replace(a)
