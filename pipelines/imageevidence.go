@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 
 	"github.com/slipway-ci/slipway/pipelines/internal/oci"
@@ -18,9 +17,9 @@ import (
 
 // evidence is what lies beside an image.
 type evidence struct {
-	bundles    int                    // signed documents of any key
-	signatures []*statement.Statement // of the image, by the key
-	refused    []string               // why documents do not count
+	bundles int      // signed documents of any key
+	signed  bool     // the image is, by the key
+	refused []string // why signed documents do not count
 
 	provenance       *statement.Statement
 	provenanceSigned bool
@@ -36,10 +35,6 @@ type sbomEvidence struct {
 	signed bool
 	doc    *sbom.Document
 	err    error
-}
-
-func (s *sbomEvidence) compare(programs []*debug.BuildInfo) []string {
-	return sbom.Compare(s.doc, programs...)
 }
 
 // gatherEvidence reads the documents beside an image. With a key, only documents that it has signed count.
@@ -59,7 +54,7 @@ func gatherEvidence(ctx context.Context, ref, digest string, images []oci.Platfo
 			}
 		}
 		for _, d := range digests {
-			found, err := oci.Artifacts(ctx, ref, d, auth)
+			found, err := oci.Artifacts(ctx, ref, d, auth, sign.ArtifactType, statementType, spdxType)
 			if err != nil {
 				return nil, err
 			}
@@ -74,7 +69,11 @@ func gatherEvidence(ctx context.Context, ref, digest string, images []oci.Platfo
 
 // filesBeside reads the documents that a run of slipway has written beside its layout.
 func filesBeside(layout string, images []oci.PlatformImage) ([]oci.Artifact, error) {
-	dir := filepath.Dir(filepath.Clean(layout))
+	layout, err := filepath.Abs(layout)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Dir(layout)
 	var all []oci.Artifact
 	read := func(name, subject, typ string) error {
 		i, err := os.Stat(filepath.Join(dir, name))
@@ -93,9 +92,11 @@ func filesBeside(layout string, images []oci.PlatformImage) ([]oci.Artifact, err
 		}
 		return err
 	}
-	signed, err := filepath.Glob(filepath.Join(dir, "*.sigstore.json"))
-	for _, name := range signed {
-		err = errors.Join(err, read(filepath.Base(name), "", sign.ArtifactType))
+	entries, err := os.ReadDir(dir)
+	for _, x := range entries {
+		if strings.HasSuffix(x.Name(), ".sigstore.json") {
+			err = errors.Join(err, read(x.Name(), "", sign.ArtifactType))
+		}
 	}
 	err = errors.Join(err, read(provenanceName, "", statementType))
 	for _, x := range images {
@@ -136,13 +137,15 @@ func (e *evidence) add(a oci.Artifact, digest string, images []oci.PlatformImage
 	}
 	s, err := statement.Parse(text)
 	if err != nil {
-		e.refused = append(e.refused, err.Error())
+		if signed {
+			e.refused = append(e.refused, err.Error())
+		}
 		return
 	}
 	switch s.PredicateType {
 	case statement.Signature:
 		if signed && s.About(digest) {
-			e.signatures = append(e.signatures, s)
+			e.signed = true
 		} else if signed {
 			e.refused = append(e.refused, "a signature of another image")
 		}
@@ -154,7 +157,11 @@ func (e *evidence) add(a oci.Artifact, digest string, images []oci.PlatformImage
 		}
 	case statement.SPDX:
 		for _, x := range images {
-			if s.About(x.Manifest) {
+			switch {
+			case !s.About(x.Manifest):
+			case key != nil && !signed:
+				e.unsignedSBOMs[x.Manifest] = true
+			default:
 				e.addSBOM(x.Manifest, s.Predicate, signed)
 			}
 		}

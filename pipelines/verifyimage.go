@@ -17,6 +17,7 @@ import (
 	"github.com/slipway-ci/slipway/pipelines/fault"
 	"github.com/slipway-ci/slipway/pipelines/internal/oci"
 	"github.com/slipway-ci/slipway/pipelines/internal/programs"
+	"github.com/slipway-ci/slipway/pipelines/internal/sbom"
 	"github.com/slipway-ci/slipway/pipelines/sign"
 )
 
@@ -78,6 +79,11 @@ type ImageBinary struct {
 func VerifyImage(ctx context.Context, ref string, o VerifyImageOptions) (*ImageReport, error) {
 	auth := oci.Auth{Username: o.Credentials.Username, Password: o.Credentials.Password}
 	image, err := oci.ResolveBase(ctx, ref, oci.BaseOptions{CacheDir: filepath.Join(o.Cache, "images"), Auth: auth})
+	if digest, ok := errors.AsType[*oci.DigestError](err); ok {
+		r := &ImageReport{Reference: ref, Digest: digest.Want, Checks: []ImageCheck{}, Binaries: []ImageBinary{}}
+		r.check("content", "", Failed, digest.Error())
+		return r, nil
+	}
 	if err != nil {
 		return nil, verifyImageError(ref, err)
 	}
@@ -86,8 +92,15 @@ func VerifyImage(ctx context.Context, ref string, o VerifyImageOptions) (*ImageR
 	}
 	r := &ImageReport{Reference: ref, Digest: image.Digest, Verdict: Passed, Checks: []ImageCheck{}, Binaries: []ImageBinary{}}
 	images, err := image.Images(ctx)
+	if digest, ok := errors.AsType[*oci.DigestError](err); ok {
+		r.check("content", "", Failed, digest.Error())
+		return r, nil
+	}
 	if err != nil {
 		return nil, verifyImageError(ref, err)
+	}
+	if len(images) == 0 {
+		r.check("content", "", Failed, "the index holds no image")
 	}
 	temp, err := os.MkdirTemp("", "slipway-verify-")
 	if err != nil {
@@ -96,13 +109,14 @@ func VerifyImage(ctx context.Context, ref string, o VerifyImageOptions) (*ImageR
 	defer os.RemoveAll(temp)
 
 	var configs []*v1.ConfigFile
+	trees := make([]*programs.Tree, len(images))
 	for i, x := range images {
 		config, err := x.ConfigFile()
 		if err != nil {
 			return nil, verifyImageError(ref, err)
 		}
 		configs = append(configs, config)
-		found, err := programs.Read(ctx, x.Image, filepath.Join(temp, strconv.Itoa(i)))
+		trees[i], err = programs.Read(ctx, x.Image, filepath.Join(temp, strconv.Itoa(i)))
 		if digest, ok := errors.AsType[*oci.DigestError](err); ok {
 			r.check("content", x.Platform, Failed, digest.Error())
 			continue
@@ -119,7 +133,7 @@ func VerifyImage(ctx context.Context, ref string, o VerifyImageOptions) (*ImageR
 			return nil, err
 		}
 		r.check("content", x.Platform, Passed, plural(len(layers), "layer", "layers")+" with the bytes that manifest and configuration name")
-		for _, p := range found {
+		for _, p := range trees[i].Programs {
 			r.Binaries = append(r.Binaries, ImageBinary{
 				Platform: x.Platform, Path: p.Path, Size: p.Size, SHA256: p.SHA256, Go: p.Info.GoVersion, Module: p.Info.Main.Path, Stripped: p.Stripped, Dynamic: p.Dynamic, info: p.Info,
 			})
@@ -130,9 +144,10 @@ func VerifyImage(ctx context.Context, ref string, o VerifyImageOptions) (*ImageR
 		return nil, verifyImageError(ref, err)
 	}
 	r.checkSignature(e, o.Key)
-	r.checkProvenance(e)
+	r.checkProvenance(e, o.Key)
+	r.checkPrograms(e, images, configs, trees)
 	for i, x := range images {
-		r.checkSBOM(e, x)
+		r.checkSBOM(e, x, o.Key)
 		r.checkLabels(e, x.Platform, configs[i])
 		r.checkUser(x.Platform, configs[i])
 	}
@@ -173,7 +188,7 @@ func verifyImageError(ref string, err error) error {
 
 func (r *ImageReport) checkSignature(e *evidence, key *sign.PublicKey) {
 	switch {
-	case len(e.signatures) > 0:
+	case e.signed:
 		r.check("signature", "", Passed, "by the key that was given")
 	case key == nil && e.bundles > 0:
 		r.check("signature", "", NoEvidence, "there are signatures; --key names the key to verify them with")
@@ -186,28 +201,38 @@ func (r *ImageReport) checkSignature(e *evidence, key *sign.PublicKey) {
 	}
 }
 
-// checkProvenance compares the programs in the image with what the provenance says was built.
-func (r *ImageReport) checkProvenance(e *evidence) {
-	if e.provenance == nil {
-		if e.unsigned {
-			r.check("provenance", "", Failed, "it has one without a signature by the key")
-		} else {
-			r.check("provenance", "", NoEvidence, "it has none")
-		}
-		r.check("strip", "", NoEvidence, "needs provenance")
-		return
+// absent says that a document does not count or is not there.
+func (r *ImageReport) absent(check, platform string, e *evidence, key *sign.PublicKey, unsigned bool) {
+	switch {
+	case unsigned:
+		r.check(check, platform, Failed, "it has one without a signature by the key")
+	case key == nil && e.bundles > 0:
+		r.check(check, platform, NoEvidence, "there are signed documents; --key names the key to verify them with")
+	default:
+		r.check(check, platform, NoEvidence, "it has none")
 	}
-	p := e.provenance
-	if !p.About(r.Digest) {
+}
+
+func (r *ImageReport) checkProvenance(e *evidence, key *sign.PublicKey) {
+	switch by := cmp.Or(e.builder, "an unnamed builder"); {
+	case e.provenance == nil:
+		r.absent("provenance", "", e, key, e.unsigned)
+	case !e.provenance.About(r.Digest):
 		r.check("provenance", "", Failed, "it is about another image")
+	case e.provenanceSigned:
+		r.check("provenance", "", Passed, "signed, about this digest, by "+by)
+	default:
+		r.check("provenance", "", Passed, "about this digest; unsigned, it claims to be by "+by)
+	}
+}
+
+// checkPrograms compares the programs in the image with what the provenance says was built.
+func (r *ImageReport) checkPrograms(e *evidence, images []oci.PlatformImage, configs []*v1.ConfigFile, trees []*programs.Tree) {
+	switch {
+	case e.provenance == nil || !e.provenance.About(r.Digest):
+		r.check("strip", "", NoEvidence, "needs provenance of this image")
 		return
-	}
-	how := "unsigned, about this digest"
-	if e.provenanceSigned {
-		how = "signed, about this digest"
-	}
-	r.check("provenance", "", Passed, how+", by "+cmp.Or(e.builder, "an unnamed builder"))
-	if !e.ours {
+	case !e.ours:
 		r.check("strip", "", NoEvidence, "the provenance is not slipway's")
 		return
 	}
@@ -215,23 +240,31 @@ func (r *ImageReport) checkProvenance(e *evidence) {
 		if !strings.HasPrefix(b.Path, "/"+binDir+"/") {
 			continue // of the base image
 		}
-		if !p.About("sha256:" + b.SHA256) {
+		if !e.provenance.About("sha256:" + b.SHA256) {
 			r.check("strip", b.Platform, Failed, fmt.Sprintf("%s has SHA256 %s, which is not what was built", b.Path, b.SHA256))
 			continue
 		}
-		full := e.chain[b.SHA256]
-		r.check("strip", b.Platform, Passed, fmt.Sprintf("%s is the program that was built (full program %s)", path.Base(b.Path), cmp.Or(full, "not kept")))
+		r.check("strip", b.Platform, Passed, fmt.Sprintf("%s is the program that was built (full program %s)", path.Base(b.Path), cmp.Or(e.chain[b.SHA256], "not kept")))
+	}
+	// What is not recognised as a program must not take the place of one.
+	for i, x := range images {
+		if trees[i] == nil {
+			continue // damaged, which was said
+		}
+		var start string
+		if c := configs[i].Config.Entrypoint; len(c) > 0 {
+			start = c[0]
+		}
+		if p := trees[i].Find(start); p == nil || !e.provenance.About("sha256:"+p.SHA256) {
+			r.check("strip", x.Platform, Failed, fmt.Sprintf("it starts %q, which is no program that the provenance names", start))
+		}
 	}
 }
 
-func (r *ImageReport) checkSBOM(e *evidence, x oci.PlatformImage) {
+func (r *ImageReport) checkSBOM(e *evidence, x oci.PlatformImage, key *sign.PublicKey) {
 	doc, ok := e.sboms[x.Manifest]
-	if !ok && e.unsignedSBOMs[x.Manifest] {
-		r.check("sbom", x.Platform, Failed, "it has one without a signature by the key")
-		return
-	}
 	if !ok {
-		r.check("sbom", x.Platform, NoEvidence, "it has none")
+		r.absent("sbom", x.Platform, e, key, e.unsignedSBOMs[x.Manifest])
 		return
 	}
 	if doc.err != nil {
@@ -244,7 +277,7 @@ func (r *ImageReport) checkSBOM(e *evidence, x oci.PlatformImage) {
 			infos = append(infos, b.info)
 		}
 	}
-	if problems := doc.compare(infos); len(problems) > 0 {
+	if problems := sbom.Compare(doc.doc, infos...); len(problems) > 0 {
 		r.check("sbom", x.Platform, Failed, shorten(problems, 3))
 		return
 	}
@@ -272,11 +305,11 @@ func (r *ImageReport) checkLabels(e *evidence, platform string, config *v1.Confi
 
 func (r *ImageReport) checkUser(platform string, config *v1.ConfigFile) {
 	user, _, _ := strings.Cut(config.Config.User, ":")
-	switch {
-	case user == "" || user == "root" || strings.Trim(user, "0") == "":
+	switch uid, err := strconv.Atoi(user); {
+	case user == "" || user == "root" || err == nil && uid == 0:
 		r.check("user", platform, Failed, "it runs as root")
-	case strings.Trim(user, "0123456789") != "":
-		r.check("user", platform, Passed, "it runs as "+user+", by name: Kubernetes cannot tell that this is not root")
+	case err != nil:
+		r.check("user", platform, NoEvidence, "it runs as "+user+"; who that is says the image's /etc/passwd")
 	default:
 		r.check("user", platform, Passed, "it runs as "+user)
 	}

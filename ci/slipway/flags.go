@@ -129,9 +129,15 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 		return nil, flagError(c, first, err)
 	}
 	in := &input{}
-	if c.name == "verify" && first.NArg() == 1 {
-		in.reference, in.rebuild = first.Arg(0), first.Changed("source")
-	} else if first.NArg() > 0 {
+	switch {
+	case c.name == "verify" && first.NArg() == 1:
+		// In a script, an empty one is a variable that was not set. Nothing else may be verified in its place.
+		if in.reference, in.rebuild = first.Arg(0), first.Changed("source"); in.reference == "" {
+			return nil, fault.Usagef("Is a variable empty?", "verify: the reference is empty")
+		}
+	case first.NArg() == 0 && c.name == "verify" && first.Changed("key"):
+		return nil, fault.Usagef("Write slipway verify REFERENCE --key=...", "--key is for a published image, and none is named")
+	case first.NArg() > 0:
 		return nil, fault.Usagef("Everything but the command is given as --flag=value.", "%s: unexpected argument %q", c.name, first.Arg(0))
 	}
 	var err error
@@ -171,6 +177,11 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 	config.SetDir(cwd)
 	config.Output = ""
 	in.config, in.json, in.update = config, f.json, f.update
+	for _, name := range []string{"username", "password"} {
+		if flag := f.Lookup(name); flag.Changed && flag.Value.String() == "" {
+			return nil, fault.Usagef("Is a variable empty?", "--%s names nothing", name)
+		}
+	}
 	if in.credentials, err = credentials(f.username, f.password); err != nil {
 		return nil, err
 	}
@@ -179,6 +190,12 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 
 // readKeys reads the keys to sign and to verify with.
 func (in *input) readKeys(f *flagSet) error {
+	// Neither may an empty variable sign nothing, or verify with nothing.
+	for _, name := range []string{"key", "sign-key", "sign-password"} {
+		if flag := f.Lookup(name); flag != nil && flag.Changed && flag.Value.String() == "" {
+			return fault.Usagef("Is a variable empty?", "--%s names nothing", name)
+		}
+	}
 	if f.keyFile != "" {
 		text, err := readPlace("key", f.keyFile, true, "Name the file of a public key, or env:NAME.")
 		if err != nil {
@@ -228,6 +245,9 @@ func readPlace(flag, place string, path bool, next string) ([]byte, error) {
 		return nil, fault.Usagef(next, "--%s takes the place of a password, not the password", flag)
 	}
 	b, err := os.ReadFile(place)
+	if err != nil && strings.Contains(place, "-----BEGIN") {
+		return nil, fault.Usagef(next, "--%s takes the place of a key, not the key", flag)
+	}
 	if err != nil {
 		return nil, fault.Usagef(next, "--%s: %v", flag, err)
 	}

@@ -302,8 +302,8 @@ type PlatformImage struct {
 	v1.Image
 }
 
-// Images are all images that b holds, sorted by platform. What an index holds for no platform, as some builders
-// keep documents there, is left out.
+// Images are all images that b holds, sorted by platform. What an index holds for the platform "unknown", as some
+// builders keep documents there, is left out.
 func (b *Base) Images(ctx context.Context) ([]PlatformImage, error) {
 	if b.source == nil {
 		return nil, nil
@@ -321,7 +321,12 @@ func (b *Base) Images(ctx context.Context) ([]PlatformImage, error) {
 	}
 	var all []PlatformImage
 	for _, d := range index.Manifests {
-		if !d.MediaType.IsImage() || d.Platform == nil || d.Platform.OS == "unknown" {
+		switch {
+		case d.Platform != nil && d.Platform.OS == "unknown": // documents that BuildKit keeps there; runtimes leave them out
+			continue
+		case d.MediaType.IsIndex(): // which some runtimes go into
+			return nil, &FetchError{Ref: b.Ref, Host: b.host, Err: fmt.Errorf("index %s holds an index, which is not supported", b.Digest)}
+		case !d.MediaType.IsImage():
 			continue
 		}
 		raw, err := b.source.document(ctx, d, true)
@@ -332,7 +337,11 @@ func (b *Base) Images(ctx context.Context) ([]PlatformImage, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, PlatformImage{Platform: platformName(*d.Platform), Manifest: d.Digest.String(), Image: img})
+		platform := d.Platform
+		if platform == nil {
+			platform = img.descriptor().Platform // as runtimes do
+		}
+		all = append(all, PlatformImage{Platform: platformName(*platform), Manifest: d.Digest.String(), Image: img})
 	}
 	slices.SortStableFunc(all, func(x, y PlatformImage) int { return cmp.Compare(x.Platform, y.Platform) })
 	return all, nil
@@ -438,7 +447,7 @@ func (l *baseLayer) open() (*os.File, error) {
 	return os.Open(path)
 }
 
-func (l *baseLayer) what() string { return "layer of base image " + l.base.Ref }
+func (l *baseLayer) what() string { return "layer of image " + l.base.Ref }
 
 // Compressed implements v1.Layer. The end of the stream is an error if the stream was not the layer; a
 // damaged file is then gone from the cache, and the next call fetches it again.

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -20,8 +19,11 @@ import (
 // MaxArtifact limits the content of one artifact, in bytes. SBOMs of large programs have a few.
 const MaxArtifact = 32 << 20
 
-// maxArtifacts limits how many artifacts of one image are read.
-const maxArtifacts = 256
+// Limits of what is read of the artifacts of one image: their number, and the bytes of all contents.
+const (
+	maxArtifacts    = 1000
+	maxAllArtifacts = 256 << 20
+)
 
 // An Artifact is a document about an image or index that lies beside it in the repository and is found by the
 // digest of what it is about: a referrer of
@@ -34,9 +36,6 @@ type Artifact struct {
 	Type        string
 	Annotations map[string]string
 	Content     []byte
-	// Same tells whether content that is there already says the same, so that nothing is to be done. Nil
-	// compares bytes.
-	Same func(content []byte) bool
 }
 
 // emptyConfig is the configuration of an image that is none:
@@ -70,7 +69,10 @@ func (a *Artifact) document(subject v1.Descriptor) (document, error) {
 
 // attach sends the artifacts that are not there yet, and fetches them again.
 func (p *push) attach(ctx context.Context) error {
-	there := map[string][]Artifact{}
+	there, types := map[string][]Artifact{}, []string{}
+	for _, a := range p.o.Attach {
+		types = append(types, a.Type)
+	}
 	for i := range p.o.Attach {
 		a := &p.o.Attach[i]
 		j := slices.IndexFunc(p.l.documents(), func(d document) bool { return d.desc.Digest.String() == a.Subject })
@@ -78,14 +80,14 @@ func (p *push) attach(ctx context.Context) error {
 			return fmt.Errorf("artifact %s is about %s, which is not in the image", a.Type, a.Subject)
 		}
 		if _, ok := there[a.Subject]; !ok {
-			found, err := p.artifacts(ctx, a.Subject)
+			found, err := p.artifacts(ctx, a.Subject, types)
 			if err != nil {
 				return p.failed("looking for artifacts of "+a.Subject, 0, err)
 			}
 			there[a.Subject] = found
 		}
 		if slices.ContainsFunc(there[a.Subject], func(x Artifact) bool {
-			return x.Type == a.Type && (a.Same != nil && a.Same(x.Content) || a.Same == nil && bytes.Equal(x.Content, a.Content))
+			return x.Type == a.Type && bytes.Equal(x.Content, a.Content)
 		}) {
 			p.result.AttachedBefore++
 			continue
@@ -121,9 +123,9 @@ func (p *push) attachOne(ctx context.Context, a *Artifact, doc document) error {
 	return p.blob(ctx, v1.Descriptor{Digest: hashOf(a.Content), Size: int64(len(a.Content))}, io.Discard, nil)
 }
 
-// Artifacts fetches all artifacts about an image or index in a registry. ref is a reference to the repository,
-// with or without a tag; digest is what they are about.
-func Artifacts(ctx context.Context, ref, digest string, auth Auth) ([]Artifact, error) {
+// Artifacts fetches the artifacts of some types about an image or index in a registry. ref is a reference to the
+// repository, with or without a tag; digest is what they are about. What is too large to be one is left out.
+func Artifacts(ctx context.Context, ref, digest string, auth Auth, types ...string) ([]Artifact, error) {
 	parsed, err := name.ParseReference(ref)
 	if err != nil {
 		return nil, err
@@ -132,10 +134,10 @@ func Artifacts(ctx context.Context, ref, digest string, auth Auth) ([]Artifact, 
 	if err != nil {
 		return nil, err
 	}
-	return s.artifacts(ctx, digest)
+	return s.artifacts(ctx, digest, types)
 }
 
-func (s *session) artifacts(ctx context.Context, digest string) ([]Artifact, error) {
+func (s *session) artifacts(ctx context.Context, digest string, types []string) ([]Artifact, error) {
 	var list *v1.IndexManifest
 	err := s.try(ctx, func() error {
 		index, err := remote.Referrers(s.repo.Digest(digest), append(s.options, remote.WithContext(ctx))...)
@@ -147,12 +149,15 @@ func (s *session) artifacts(ctx context.Context, digest string) ([]Artifact, err
 	if err != nil {
 		return nil, err
 	}
-	if len(list.Manifests) > maxArtifacts {
-		return nil, fmt.Errorf("%s has %d artifacts, more than the %d that are read", digest, len(list.Manifests), maxArtifacts)
+	// The list tells types as well, where the registry makes it: others need not be asked for.
+	wanted := slices.DeleteFunc(slices.Clone(list.Manifests), func(d v1.Descriptor) bool { return d.ArtifactType != "" && !slices.Contains(types, d.ArtifactType) })
+	if len(wanted) > maxArtifacts {
+		return nil, fmt.Errorf("%s has %d artifacts, more than the %d that are read", digest, len(wanted), maxArtifacts)
 	}
 	var all []Artifact
-	for _, d := range list.Manifests {
-		a, err := s.artifact(ctx, d.Digest, digest)
+	left := int64(maxAllArtifacts)
+	for _, d := range wanted {
+		a, err := s.artifact(ctx, d.Digest, digest, types, &left)
 		if err != nil {
 			return nil, err
 		}
@@ -166,8 +171,8 @@ func (s *session) artifacts(ctx context.Context, digest string) ([]Artifact, err
 	return all, nil
 }
 
-// artifact fetches one artifact; nil if it is not one document about the digest.
-func (s *session) artifact(ctx context.Context, h v1.Hash, about string) (*Artifact, error) {
+// artifact fetches one artifact; nil if it is not one document of these types about the digest.
+func (s *session) artifact(ctx context.Context, h v1.Hash, about string, types []string, left *int64) (*Artifact, error) {
 	raw, err := s.manifest(ctx, h)
 	if err != nil {
 		return nil, err
@@ -177,17 +182,17 @@ func (s *session) artifact(ctx context.Context, h v1.Hash, about string) (*Artif
 		return nil, nil
 	}
 	layer := m.Layers[0]
-	if layer.Size > MaxArtifact {
-		return nil, fmt.Errorf("artifact %s of %s claims %d bytes", h, about, layer.Size)
+	typ := cmp.Or(m.ArtifactType, string(m.Config.MediaType))
+	if !slices.Contains(types, typ) || layer.Size > MaxArtifact {
+		return nil, nil
+	}
+	if *left -= layer.Size; *left < 0 {
+		return nil, fmt.Errorf("the artifacts of %s have more than %d bytes", about, maxAllArtifacts)
 	}
 	var content bytes.Buffer
 	reset := func() error { content.Reset(); return nil }
 	if err := s.blob(ctx, layer, &content, reset); err != nil {
 		return nil, err
-	}
-	typ := cmp.Or(m.ArtifactType, string(m.Config.MediaType))
-	if typ == "" {
-		return nil, errors.New("artifact " + h.String() + " has no type")
 	}
 	return &Artifact{Subject: about, Type: typ, Annotations: m.Annotations, Content: content.Bytes()}, nil
 }

@@ -3,9 +3,12 @@ package programs
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -73,14 +76,55 @@ func TestRead(t *testing.T) {
 	found, err := Read(t.Context(), img, t.TempDir())
 	require.NoError(t, err)
 	var names []string
-	for _, p := range found {
+	for _, p := range found.Programs {
 		names = append(names, p.Path)
 		assert.Equal(t, "github.com/slipway-ci/slipway/testdata/tiny", p.Info.Main.Path)
 		assert.False(t, p.Stripped)
-		assert.Equal(t, found[0].SHA256, p.SHA256)
+		assert.Equal(t, found.Programs[0].SHA256, p.SHA256)
 		assert.EqualValues(t, len(tiny), p.Size)
 	}
 	assert.Equal(t, []string{"/bin/same", "/d", "/opt/x/new"}, names)
+}
+
+// What a runtime would start is what is found, however layers lie upon each other.
+func TestReadLikeARuntime(t *testing.T) {
+	tiny := tinyProgram(t)
+	evil := strings.Replace(tiny, "0.0.0-dev", "9.9.9-bad", 1)
+	require.NotEqual(t, tiny, evil)
+	link := func(name, target string) tar.Header {
+		return tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: target, Mode: 0o777}
+	}
+	const app = "usr/local/bin/app"
+	for name, layers := range map[string][][]byte{
+		"a link in a directory's place":  {tarOf(t, file(app, tiny, 0o755), file("opt/x/app", evil, 0o755)), tarOf(t, link("usr/local/bin", "/opt/x"))},
+		"below a link":                   {tarOf(t, file(app, tiny, 0o755), link("x", "usr/local/bin")), tarOf(t, file("x/app", evil, 0o755))},
+		"below two links":                {tarOf(t, file(app, tiny, 0o755), link("y", "/usr/local"), link("x", "y/bin")), tarOf(t, file("x/app", evil, 0o755))},
+		"opaque after the file":          {tarOf(t, file(app, tiny, 0o755)), tarOf(t, file(app, evil, 0o755), file("usr/local/bin/.wh..wh..opq", "", 0o644))},
+		"whiteout after the file":        {tarOf(t, file(app, tiny, 0o755)), tarOf(t, file(app, evil, 0o755), file("usr/local/bin/.wh.app", "", 0o644))},
+		"a hard link through a link":     {tarOf(t, link("x", "opt"), file("opt/evil", evil, 0o755), tar.Header{Name: app, Typeflag: tar.TypeLink, Linkname: "x/evil"})},
+		"twice in a layer":               {tarOf(t, file(app, tiny, 0o755), file("./"+app, evil, 0o755))},
+		"a link to the program":          {tarOf(t, file("opt/evil", evil, 0o755), link(app, "../../../opt/evil"))},
+		"a directory in a link's place":  {tarOf(t, link("usr/local/bin", "/opt"), file("opt/app", tiny, 0o755)), tarOf(t, tar.Header{Name: "usr/local/bin/", Typeflag: tar.TypeDir, Mode: 0o755}, file(app, evil, 0o755))},
+		"a file in a directory's place":  {tarOf(t, file(app+"/app", tiny, 0o755)), tarOf(t, file(app, evil, 0o755))},
+		"a name that leaves and returns": {tarOf(t, file(app, tiny, 0o755)), tarOf(t, file("../../usr/local/bin/app", evil, 0o755))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tree, err := Read(t.Context(), imageOf(t, layers...), t.TempDir())
+			require.NoError(t, err)
+			p := tree.Find("/" + app)
+			require.NotNil(t, p)
+			sum := sha256.Sum256([]byte(evil))
+			assert.Equal(t, hex.EncodeToString(sum[:]), p.SHA256)
+		})
+	}
+	tree, err := Read(t.Context(), imageOf(t, tarOf(t, file(app, tiny, 0o755), link("loop", "loop"))), t.TempDir())
+	require.NoError(t, err)
+	assert.Nil(t, tree.Find("/loop/app"))
+	assert.Nil(t, tree.Find(""))
+	_, err = Read(t.Context(), imageOf(t, tarOf(t, link("loop", "loop"), file("loop/app", tiny, 0o755))), t.TempDir())
+	assert.ErrorContains(t, err, "a loop of symbolic links")
+	_, err = Read(t.Context(), imageOf(t, tarOf(t, tar.Header{Name: "big", Typeflag: tar.TypeReg, Mode: 0o755, PAXRecords: map[string]string{"SLIPWAY.x": "y"}}, file(strings.Repeat("x/", 3000)+"app", tiny, 0o755))), t.TempDir())
+	assert.ErrorContains(t, err, "a path of 6")
 }
 
 func TestReadDamagedLayers(t *testing.T) {
