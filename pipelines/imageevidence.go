@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -27,6 +28,7 @@ type evidence struct {
 	builder, commit  string            // what the provenance says
 	ours             bool              // slipway wrote the provenance
 	chain            map[string]string // SHA256 of a stripped program to the full program
+	names            map[string]bool   // of the programs that the provenance names
 	sboms            map[string]*sbomEvidence
 	unsignedSBOMs    map[string]bool // those that do not count
 }
@@ -35,6 +37,12 @@ type sbomEvidence struct {
 	signed bool
 	doc    *sbom.Document
 	err    error
+}
+
+// built tells whether a program should be one of those that slipway has built: it lies where slipway puts them, or
+// has the name of one of them. Others are of the base image.
+func (e *evidence) built(b ImageBinary) bool {
+	return path.Dir(b.Path) == "/"+binDir && (b.last || e.names[path.Base(b.Path)])
 }
 
 // gatherEvidence reads the documents beside an image. With a key, only documents that it has signed count.
@@ -191,7 +199,10 @@ func (e *evidence) addProvenance(s *statement.Statement, signed bool) {
 			e.commit = c
 		}
 	}
-	e.chain = map[string]string{}
+	e.chain, e.names = map[string]string{}, map[string]bool{}
+	for _, subject := range s.Subject {
+		e.names[path.Base(subject.Name)] = true
+	}
 	for _, b := range v.RunDetails.Byproducts {
 		stripped, _ := b.Annotations["stripped"].(string)
 		for _, subject := range s.Subject {

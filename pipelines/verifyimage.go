@@ -69,6 +69,7 @@ type ImageBinary struct {
 	Dynamic  bool   `json:"dynamic"`
 
 	info *debug.BuildInfo
+	last bool // it lies in the last layer, where slipway puts programs
 }
 
 // VerifyImage fetches an image from a registry, or from an OCI layout ("oci:DIR"), and checks all that can be
@@ -135,7 +136,7 @@ func VerifyImage(ctx context.Context, ref string, o VerifyImageOptions) (*ImageR
 		r.check("content", x.Platform, Passed, plural(len(layers), "layer", "layers")+" with the bytes that manifest and configuration name")
 		for _, p := range trees[i].Programs {
 			r.Binaries = append(r.Binaries, ImageBinary{
-				Platform: x.Platform, Path: p.Path, Size: p.Size, SHA256: p.SHA256, Go: p.Info.GoVersion, Module: p.Info.Main.Path, Stripped: p.Stripped, Dynamic: p.Dynamic, info: p.Info,
+				Platform: x.Platform, Path: p.Path, Size: p.Size, SHA256: p.SHA256, Go: p.Info.GoVersion, Module: p.Info.Main.Path, Stripped: p.Stripped, Dynamic: p.Dynamic, info: p.Info, last: p.Layer == len(layers)-1,
 			})
 		}
 	}
@@ -237,7 +238,7 @@ func (r *ImageReport) checkPrograms(e *evidence, images []oci.PlatformImage, con
 		return
 	}
 	for _, b := range r.Binaries {
-		if !strings.HasPrefix(b.Path, "/"+binDir+"/") {
+		if !e.built(b) {
 			continue // of the base image
 		}
 		if !e.provenance.About("sha256:" + b.SHA256) {
@@ -273,9 +274,14 @@ func (r *ImageReport) checkSBOM(e *evidence, x oci.PlatformImage, key *sign.Publ
 	}
 	var infos []*debug.BuildInfo
 	for _, b := range r.Binaries {
-		if b.Platform == x.Platform && strings.HasPrefix(b.Path, "/"+binDir+"/") {
+		// Other tools name what is in the base image too.
+		if b.Platform == x.Platform && (!e.ours || e.built(b)) {
 			infos = append(infos, b.info)
 		}
+	}
+	if len(infos) == 0 {
+		r.check("sbom", x.Platform, NoEvidence, "there is no Go program to compare it with")
+		return
 	}
 	if problems := sbom.Compare(doc.doc, infos...); len(problems) > 0 {
 		r.check("sbom", x.Platform, Failed, shorten(problems, 3))

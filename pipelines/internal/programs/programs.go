@@ -37,7 +37,9 @@ type Program struct {
 	Path   string // absolute
 	SHA256 string // in hex
 	Size   int64  // in bytes
-	Info   *debug.BuildInfo
+	// Layer is the layer that it comes from, from 0.
+	Layer int
+	Info  *debug.BuildInfo
 	// Stripped tells that it has no symbol table, Dynamic that it needs shared libraries.
 	Stripped, Dynamic bool
 }
@@ -118,6 +120,7 @@ func Read(ctx context.Context, img v1.Image, dir string) (*Tree, error) {
 	}
 	u := &unpacking{ctx: ctx, spool: filepath.Join(dir, "program"), below: newNodes(), left: maxUnpacked}
 	for i, l := range layers {
+		u.number = i
 		if err := u.layer(l, config.RootFS.DiffIDs[i]); err != nil {
 			return nil, err
 		}
@@ -172,9 +175,10 @@ next:
 
 // unpacking reads one layer after the other, and has in below what the ones before have left.
 type unpacking struct {
-	ctx   context.Context
-	spool string
-	left  int64 // bytes that may still be unpacked
+	ctx    context.Context
+	spool  string
+	left   int64 // bytes that may still be unpacked
+	number int   // of the layer
 
 	below, here nodes
 }
@@ -290,6 +294,7 @@ func (u *unpacking) entry(header *tar.Header, content io.Reader) error {
 		if err != nil || p == nil {
 			return err
 		}
+		p.Layer = u.number
 		return u.put(name, node{program: p})
 	}
 	return nil
