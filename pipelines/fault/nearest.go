@@ -13,7 +13,7 @@ func Nearest(word string, known []string) string {
 	}
 	best, distance := "", len(word)/2+1
 	for _, k := range known {
-		if d := levenshtein(strings.ToLower(word), strings.ToLower(k)); d < distance {
+		if d := Distance(strings.ToLower(word), strings.ToLower(k)); d < distance {
 			best, distance = k, d
 		}
 	}
@@ -24,8 +24,8 @@ func Nearest(word string, known []string) string {
 	return "There are: " + strings.Join(sorted, ", ") + "."
 }
 
-// levenshtein is the number of single-byte edits that turn a into b.
-func levenshtein(a, b string) int {
+// Distance is the number of single-byte edits that turn a into b.
+func Distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j

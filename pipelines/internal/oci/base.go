@@ -373,16 +373,6 @@ func (b *Base) open(ctx context.Context, desc v1.Descriptor, raw []byte) (*baseI
 	return img, nil
 }
 
-// Platforms lists the platforms that the base image is made for, sorted; it is empty for scratch, which
-// fits all, and for an image that is in no index.
-func (b *Base) Platforms() []string {
-	var index v1.IndexManifest
-	if !b.desc.MediaType.IsIndex() || json.Unmarshal(b.raw, &index) != nil {
-		return nil
-	}
-	return platformsOf(index.Manifests)
-}
-
 // baseImage implements v1.Image.
 type baseImage struct {
 	raw, rawConfig []byte

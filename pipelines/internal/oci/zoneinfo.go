@@ -9,6 +9,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/slipway-ci/slipway/pipelines/fault"
 )
 
 // ZoneinfoVersion is the version of the time zone database that TimeZones returns.
@@ -71,9 +73,9 @@ func nearest(name string, names []string, n int) []string {
 	name = strings.ReplaceAll(strings.ToLower(name), " ", "_")
 	distance := func(other string) int {
 		other = strings.ToLower(other)
-		d := edits(name, other)
+		d := fault.Distance(name, other)
 		if _, last, ok := cutLast(other, "/"); ok {
-			d = min(d, edits(name, last))
+			d = min(d, fault.Distance(name, last))
 		}
 		return d
 	}
@@ -99,25 +101,4 @@ func cutLast(s, sep string) (before, after string, ok bool) {
 		return s, "", false
 	}
 	return s[:i], s[i+len(sep):], true
-}
-
-// edits is the Levenshtein distance of two names.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
