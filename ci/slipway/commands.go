@@ -45,6 +45,7 @@ var commands = []command{
 	{"attest", "write SBOMs and provenance of the image, and sign them", "slipway attest --sign-key=cosign.key --sign-password=env:COSIGN_PASSWORD", stageRunner((*pipelines.Pipeline).Attest)},
 	{"publish", "push the image and read it back", "slipway publish --to=127.0.0.1:5000/hello:1.0.0", stageRunner((*pipelines.Pipeline).Publish)},
 	{"deps", "say on what the programs depend: double major versions, heavy packages, unused requirements", "slipway deps", stageRunner((*pipelines.Pipeline).Deps)},
+	{"init", "write slipway.yaml and a CI job for this repository", "slipway init --ci=github", nil},
 	{"plan", "show what would be done", "slipway plan", nil},
 	{"lock", "resolve what the configuration leaves open and write slipway.lock", "slipway lock --update", nil},
 	{"version", "show the version of slipway", "slipway version", nil},
@@ -95,6 +96,11 @@ func dispatch(ctx context.Context, args []string, stdout io.Writer, stderr *os.F
 func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stderr *os.File) (err error) {
 	if c.name == "publish" && len(in.config.To) == 0 {
 		return fault.Usagef("Name a reference, oci:DIR, tar:FILE or embedded, such as --to=registry.example/team/app:1.4.2.", "publish needs a place to push to")
+	}
+	if c.name == "init" {
+		if _, _, err := initTargets(in); err != nil {
+			return err
+		}
 	}
 	e, closeEngine, err := openEngine(ctx, in)
 	if err != nil {
@@ -151,6 +157,8 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	}
 	out := &printer{w: stdout, in: in, p: p, command: c.name}
 	switch {
+	case c.name == "init":
+		return initialise(stdout, in, p)
 	case c.run == nil && in.json:
 		return json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "plan": p.Plan, "platforms": p.Record.Platforms})
 	case c.run == nil:

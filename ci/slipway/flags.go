@@ -30,6 +30,8 @@ type input struct {
 	key         *sign.PublicKey
 	json        bool
 	update      bool
+	ci          string // service that init writes a job for
+	force       bool
 	given       []string // the flags that were given, for repeating the run
 }
 
@@ -38,7 +40,8 @@ type flagSet struct {
 	*pflag.FlagSet
 	source, username, password     string
 	signKey, signPassword, keyFile string
-	json, update                   bool
+	ci                             string
+	json, update, force            bool
 }
 
 func newFlagSet(name string, c *pipelines.Config) *flagSet {
@@ -89,6 +92,10 @@ func newFlagSet(name string, c *pipelines.Config) *flagSet {
 	f.BoolVar(&f.json, "json", false, "print events and the run record as JSON, one object a line")
 	if name == "verify" {
 		f.StringVar(&f.keyFile, "key", "", "for a published image: `where` the public key is that its signatures must be of: a file, or env:NAME")
+	}
+	if name == "init" {
+		f.StringVar(&f.ci, "ci", "", "`service` to write a job for: github, gitlab, or none (default what the repository looks like)")
+		f.BoolVar(&f.force, "force", false, "overwrite files that exist")
 	}
 	if name == "lock" {
 		f.BoolVar(&f.update, "update", false, "resolve anew what slipway.lock has pinned")
@@ -176,7 +183,7 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 	}
 	config.SetDir(cwd)
 	config.Output = ""
-	in.config, in.json, in.update = config, f.json, f.update
+	in.config, in.json, in.update, in.ci, in.force = config, f.json, f.update, f.ci, f.force
 	for _, name := range []string{"username", "password"} {
 		if flag := f.Lookup(name); flag.Changed && flag.Value.String() == "" {
 			return nil, fault.Usagef("Is a variable empty?", "--%s names nothing", name)

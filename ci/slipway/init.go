@@ -1,0 +1,128 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/slipway-ci/slipway/ci"
+	"github.com/slipway-ci/slipway/pipelines"
+	"github.com/slipway-ci/slipway/pipelines/fault"
+)
+
+var ciServices = []string{"github", "gitlab", "none"}
+
+// initTargets are the names of the files that init writes: the configuration and, unless service is none, the job.
+// One that exists is an error, unless it may be overwritten: then nothing is written at all.
+func initTargets(in *input) (service string, names []string, err error) {
+	if service = in.ci; service == "" {
+		service = ciService(in.source)
+	}
+	names = []string{pipelines.ConfigFile}
+	switch service {
+	case "none":
+	case "github":
+		names = append(names, ".github/workflows/slipway.yml")
+	case "gitlab":
+		job := ".gitlab-ci.yml"
+		if exists(in.source, job) {
+			job = ".gitlab/slipway.yml" // to be included by what is there
+		}
+		names = append(names, job)
+	default:
+		return "", nil, fault.Usagef(fault.Nearest(service, ciServices), "ci: there is no file for %q", service)
+	}
+	for _, name := range names {
+		if exists(in.source, name) && !in.force {
+			return "", nil, fault.Usagef("--force overwrites it.", "%s exists; nothing was written", name)
+		}
+	}
+	return service, names, nil
+}
+
+// initialise writes a configuration for what the plan has found, and a CI job.
+func initialise(w io.Writer, in *input, p *pipelines.Pipeline) error {
+	service, names, err := initTargets(in)
+	if err != nil {
+		return err
+	}
+	for i, name := range names {
+		text := configText(p)
+		if i > 0 {
+			if text, err = ci.File(service, in.config.Engine); err != nil {
+				return err
+			}
+		}
+		path := filepath.Join(in.source, filepath.FromSlash(name))
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		if err == nil {
+			err = os.WriteFile(path, text, 0o644)
+		}
+		if err != nil {
+			return fault.Environmentf(err, "The source directory must be writable for this.", "%s cannot be written", name)
+		}
+		fmt.Fprintln(w, "written ", name)
+	}
+	if slices.Contains(names, ".gitlab/slipway.yml") {
+		fmt.Fprint(w, "\nAdd to .gitlab-ci.yml:\n\n  include:\n    - local: .gitlab/slipway.yml\n")
+	}
+	_, err = fmt.Fprintf(w, "\nNext: commit %s and %s, and run `slipway all`\n", strings.Join(names, ", "), pipelines.LockFile)
+	return err
+}
+
+func exists(dir, name string) bool {
+	_, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(name)))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// ciService guesses where a repository is kept.
+func ciService(source string) string {
+	switch {
+	case exists(source, ".gitlab-ci.yml"), exists(source, ".gitlab"):
+		return "gitlab"
+	case exists(source, ".github"):
+		return "github"
+	}
+	remotes, _ := os.ReadFile(filepath.Join(source, ".git", "config"))
+	if strings.Contains(string(remotes), "gitlab") {
+		return "gitlab"
+	}
+	return "github"
+}
+
+// configText is a slipway.yaml that says what differs from the defaults, and shows the rest.
+func configText(p *pipelines.Pipeline) []byte {
+	var b strings.Builder
+	var releases, commands []string
+	for _, r := range p.Plan.Releases {
+		releases = append(releases, r.Exact)
+	}
+	for _, c := range p.Plan.Commands {
+		commands = append(commands, c.Name)
+	}
+	b.WriteString("# slipway works without this file. Lines that are commented out show defaults or examples; every flag of\n# `slipway all --help` is a key.\n\n")
+	fmt.Fprintf(&b, "# go-versions: [minimum, oldstable, stable] # now %s; slipway.lock pins them\n", strings.Join(releases, ", "))
+	fmt.Fprintf(&b, "# platforms: [%s]\n", strings.Join(p.Record.Platforms, ", "))
+	if len(commands) > 1 && !slices.Contains(commands, p.Plan.Name) {
+		fmt.Fprintf(&b, "\n# What the image starts, of %s.\nentrypoint: %s\n", strings.Join(commands, ", "), commands[0])
+	}
+	if len(commands) == 0 {
+		b.WriteString("\n# There is no main package: `slipway vet` and `slipway test` are for libraries.\n")
+	} else {
+		b.WriteString(`
+# base: scratch
+# ports: ["8080"]
+# smoke:
+#   probes:
+#     - args: [--version]
+#     - http: /healthz
+# to: [registry.example/team/` + p.Plan.Name + `:1.0.0]
+`)
+	}
+	return []byte(b.String())
+}
