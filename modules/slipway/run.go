@@ -218,7 +218,15 @@ func (m *Slipway) result(ctx context.Context, f *finished) (*Result, error) {
 		_, err = table.WriteTo(&text)
 	}
 	if err == nil {
-		err = report.Failures(&text, f.record, repeat)
+		err = report.Failures(&text, f.record, func(stage string, narrow map[string]string) string {
+			call := repeat(stage, narrow)
+			if to, ok := f.record.Config["to"].([]any); ok && stage == "publish" {
+				for _, x := range to {
+					call += fmt.Sprint(" --to=", x)
+				}
+			}
+			return call
+		})
 	}
 	var published []string
 	for _, x := range f.record.Published {

@@ -255,7 +255,7 @@ func (t *Tests) Publish(ctx context.Context) error {
 		return fmt.Errorf("%s was published, the layout is %s", reference, digest)
 	}
 	_, err = t.slipway().Publish(ctx, t.broken("other.go", "package main\n\nfunc init() { println() }\n"), []string{to})
-	return wants(err, "The tag names a release that exists with other content")
+	return wants(err, "The tag names a release that exists with other content", "dagger call publish --source=. --to="+to)
 }
 
 // The key pair of this test. It signs nothing else.
