@@ -35,6 +35,12 @@ type AttestResult struct {
 	artifacts []oci.Artifact
 }
 
+// documents are what is said about an image, before anything is signed.
+type documents struct {
+	sboms      map[Platform][]byte
+	provenance []byte // an in-toto statement
+}
+
 // Attest writes what others need to check the image: an SBOM for every platform, of what was really linked, and
 // provenance. With a signing key it signs the image and both kinds of documents.
 func (p *Pipeline) Attest(ctx context.Context) (*AttestResult, error) {
@@ -47,12 +53,14 @@ func (p *Pipeline) Attest(ctx context.Context) (*AttestResult, error) {
 	}
 	s := p.stage("attest")
 	result := &AttestResult{Verdict: Passed, SBOMs: map[string]string{}, Provenance: provenanceName}
+	var docs documents
 	err = s.task(ctx, "documents", func(context.Context, func(string)) (Verdict, string, error) {
-		return Passed, "", p.writeDocuments(result)
+		docs, err = p.writeDocuments(result)
+		return Passed, "", err
 	})
 	if err == nil && p.opts.Signer != nil {
 		err = s.task(ctx, "sign", func(ctx context.Context, _ func(string)) (Verdict, string, error) {
-			return Passed, "", p.signDocuments(ctx, result)
+			return Passed, "", p.signDocuments(ctx, docs, result)
 		})
 	}
 	if err != nil {
@@ -67,32 +75,32 @@ func (p *Pipeline) Attest(ctx context.Context) (*AttestResult, error) {
 	return result, nil
 }
 
-// writeDocuments writes the documents as they are, and makes them artifacts of the image.
-func (p *Pipeline) writeDocuments(result *AttestResult) error {
+// writeDocuments makes the documents, writes them as they are, and makes them artifacts of the image.
+func (p *Pipeline) writeDocuments(result *AttestResult) (d documents, err error) {
+	d.sboms = map[Platform][]byte{}
 	for _, platform := range p.Plan.Platforms {
 		doc, err := p.sbom(platform)
 		if err != nil {
-			return err
+			return d, err
 		}
 		name := sbomName(platform)
 		if err := p.writeFile(name, doc); err != nil {
-			return err
+			return d, err
 		}
-		result.SBOMs[platform.String()] = name
+		d.sboms[platform], result.SBOMs[platform.String()] = doc, name
 		if m := p.platformImage(platform); m != nil {
 			result.artifacts = append(result.artifacts, oci.Artifact{Subject: m.Manifest, Type: spdxType, Content: doc})
 		}
 	}
-	text, err := p.provenance()
-	if err != nil {
-		return err
+	if d.provenance, err = p.provenance(); err != nil {
+		return d, err
 	}
-	result.artifacts = append(result.artifacts, oci.Artifact{Subject: p.image.Digest, Type: statementType, Content: text})
+	result.artifacts = append(result.artifacts, oci.Artifact{Subject: p.image.Digest, Type: statementType, Content: d.provenance})
 	var readable bytes.Buffer
-	if err := json.Indent(&readable, text, "", "  "); err != nil {
-		return err
+	if err := json.Indent(&readable, d.provenance, "", "  "); err != nil {
+		return d, err
 	}
-	return p.writeFile(provenanceName, append(readable.Bytes(), '\n'))
+	return d, p.writeFile(provenanceName, append(readable.Bytes(), '\n'))
 }
 
 // platformImage is the image of a platform, nil for one that has none.
@@ -106,8 +114,11 @@ func (p *Pipeline) platformImage(platform Platform) *PlatformImage {
 }
 
 // signDocuments signs the image and all documents. Signed ones take the place of the others beside the image.
-func (p *Pipeline) signDocuments(ctx context.Context, result *AttestResult) error {
+func (p *Pipeline) signDocuments(ctx context.Context, d documents, result *AttestResult) error {
 	result.artifacts = nil
+	if key, ok := p.opts.Signer.(*sign.Key); ok {
+		result.Signer = key.Public().String()
+	}
 	add := func(name string, text []byte, subjects ...string) error {
 		bundle, err := sign.Bundle(ctx, p.opts.Signer, text)
 		if err != nil {
@@ -132,22 +143,15 @@ func (p *Pipeline) signDocuments(ctx context.Context, result *AttestResult) erro
 		err = add("image.sigstore.json", text, p.image.Digest)
 	}
 	if err == nil {
-		text, err = p.provenance()
-	}
-	if err == nil {
-		err = add("provenance.sigstore.json", text, p.image.Digest)
+		err = add("provenance.sigstore.json", d.provenance, p.image.Digest)
 	}
 	if err != nil {
 		return err
 	}
 	for _, platform := range p.imagePlatforms() {
-		doc, err := p.sbom(platform)
-		if err != nil {
-			return err
-		}
 		m := p.platformImage(platform)
 		// Tools ask for the SBOM of what a tag points at, which is the index, or of the image that they pulled.
-		text, err := statement.Write(statement.SPDX, json.RawMessage(doc), statement.Resource{Name: "image " + platform.String(), Digest: statement.Digest(m.Manifest)}, index)
+		text, err := statement.Write(statement.SPDX, json.RawMessage(d.sboms[platform]), statement.Resource{Name: "image " + platform.String(), Digest: statement.Digest(m.Manifest)}, index)
 		if err == nil {
 			err = add(strings.TrimSuffix(sbomName(platform), ".spdx.json")+".sigstore.json", text, m.Manifest, p.image.Digest)
 		}

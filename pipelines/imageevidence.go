@@ -160,7 +160,7 @@ func (e *evidence) add(a oci.Artifact, digest string, images []oci.PlatformImage
 	case statement.Provenance:
 		if key != nil && !signed {
 			e.unsigned = true
-		} else if e.provenance == nil || signed && !e.provenance.About(digest) {
+		} else if e.provenance == nil || !e.provenance.About(digest) {
 			e.addProvenance(s, signed)
 		}
 	case statement.SPDX:
@@ -187,13 +187,13 @@ func (e *evidence) addSBOM(manifest string, text []byte, signed bool) {
 // addProvenance reads what is known of a predicate; slipway's has the chain from the full programs.
 func (e *evidence) addProvenance(s *statement.Statement, signed bool) {
 	e.provenance, e.provenanceSigned = s, signed
+	e.builder, e.commit, e.ours = "", "", false
 	var v provenance
 	if json.Unmarshal(s.Predicate, &v) != nil {
 		return // of another version of the predicate
 	}
 	e.builder = v.RunDetails.Builder.ID
 	e.ours = v.BuildDefinition.BuildType == buildType
-	e.commit = ""
 	for _, d := range v.BuildDefinition.ResolvedDependencies {
 		if c := d.Digest["gitCommit"]; c != "" && e.commit == "" {
 			e.commit = c
