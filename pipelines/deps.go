@@ -2,7 +2,6 @@ package pipelines
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"path"
@@ -86,11 +85,7 @@ func (p *Pipeline) Deps(ctx context.Context) (*DepsResult, error) {
 	}
 	s.end(Passed, plural(len(result.Binaries), "program", "programs")+" looked at")
 	p.Record.Deps = result
-	text, err := json.MarshalIndent(result, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	return result, p.writeFile("deps.json", append(text, '\n'))
+	return result, p.writeJSON("deps.json", result)
 }
 
 func (p *Pipeline) weigh(b Binary) (*Weight, error) {

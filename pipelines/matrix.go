@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/tail"
 )
 
 var exactRelease = regexp.MustCompile(`^1\.\d+(\.\d+|rc\d+)$`)
@@ -125,7 +126,7 @@ func listReleases(ctx context.Context, e engine.Engine) ([]string, error) {
 	}
 	list := strings.Fields(string(r.Stdout))
 	if r.ExitCode != 0 || len(list) == 0 {
-		return nil, fault.Environmentf(fmt.Errorf("%s", lastLines(r.Stderr, 3)),
+		return nil, fault.Environmentf(fmt.Errorf("%s", tail.Lines(r.Stderr, 3)),
 			"Check GOPROXY and the network, name exact releases with --go-versions=1.22.12, or commit a slipway.lock: then nothing must be looked up.", "the list of Go releases cannot be fetched")
 	}
 	return list, nil

@@ -8,6 +8,7 @@ package pipelines
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/tail"
 	"github.com/slipway-ci/slipway/pipelines/sign"
 )
 
@@ -141,7 +143,7 @@ func (p *Pipeline) fetchModules(ctx context.Context) error {
 }
 
 func fetchError(m Module, r *engine.Result) error {
-	cause := errors.New(lastLines(r.Stderr, 4))
+	cause := errors.New(tail.Lines(r.Stderr, 4))
 	if !unreachable(r.Stderr) {
 		return fault.Usagef("`go mod download` in that directory shows the same; `go mod tidy` mends most of it.", "the requirements of module %s cannot be met: %v", m.Path, cause)
 	}
@@ -293,4 +295,13 @@ func (p *Pipeline) writeFile(name string, b []byte) error {
 		return p.dist.error(err)
 	}
 	return nil
+}
+
+// writeJSON writes a result for people and programs to read.
+func (p *Pipeline) writeJSON(name string, result any) error {
+	b, err := json.MarshalIndent(result, "", "  ")
+	if err != nil {
+		return err
+	}
+	return p.writeFile(name, append(b, '\n'))
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/tail"
 )
 
 // Plan is what a pipeline will do: the answer to everything that configuration, lock file and source
@@ -278,7 +279,7 @@ func (p *Plan) findCommands(ctx context.Context, e engine.Engine, c Config) erro
 			return err
 		}
 		if r.ExitCode != 0 {
-			return fault.Usagef("The same command must work by hand: go list "+strings.Join(patterns, " "), "packages of module %s cannot be listed: %s", m.Path, lastLines(r.Stderr, 5))
+			return fault.Usagef("The same command must work by hand: go list "+strings.Join(patterns, " "), "packages of module %s cannot be listed: %s", m.Path, tail.Lines(r.Stderr, 5))
 		}
 		d := json.NewDecoder(bytes.NewReader(r.Stdout))
 		for {
@@ -392,11 +393,6 @@ func tagFlags(tags []string) []string {
 		return nil
 	}
 	return []string{"-tags=" + strings.Join(tags, ",")}
-}
-
-func lastLines(text []byte, n int) string {
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
 // summary is the plan in a few words.

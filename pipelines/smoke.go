@@ -18,6 +18,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/tail"
 )
 
 // SmokeResult is what the smoke runs of all platforms said.
@@ -117,7 +118,7 @@ func (p *Pipeline) Smoke(ctx context.Context) (*SmokeResult, error) {
 			case errors.As(err, &foreign):
 				t.run.Verdict, t.run.Detail = NotRun, foreign.Error()
 			case errors.As(err, &bad):
-				t.run.Verdict, t.run.Detail, t.run.Output = Failed, bad.Error(), lastLines(t.output, 20)
+				t.run.Verdict, t.run.Detail, t.run.Output = Failed, bad.Error(), tail.Lines(t.output, 20)
 				s.fail(Failure{What: "the image", Where: m.Platform, Message: strings.TrimSpace(t.run.Detail + "\n" + t.run.Output), Repeat: map[string]string{"platforms": m.Platform}})
 			case err != nil:
 				return "", "", err

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/tail"
 	"github.com/slipway-ci/slipway/pipelines/internal/testjson"
 )
 
@@ -219,7 +219,7 @@ func (p *Pipeline) testLeg(ctx context.Context, release string, m Module, patter
 		}
 	}
 	if r.ExitCode != 0 && leg.Verdict == Passed {
-		text := lastLines(append(report.Stray, r.Stderr...), 20)
+		text := tail.Lines(append(report.Stray, r.Stderr...), 20)
 		leg.Verdict, leg.Message = Failed, p.explain(ctx, m, patterns, cmp.Or(text, fmt.Sprintf("go test ended with exit code %d", r.ExitCode)))
 		if p.Config.Race && strings.Contains(leg.Message, "C compiler") {
 			return nil, nil, fault.Environmentf(fmt.Errorf("%s", leg.Message), "The race detector needs a C compiler: install gcc, or test without --race.", "go test -race under Go %s", release)
@@ -289,11 +289,7 @@ func (r *TestResult) failures(plan *Plan) []Failure {
 }
 
 func (p *Pipeline) writeTestReports(r *TestResult, profile []byte) error {
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := p.writeFile("test.json", append(b, '\n')); err != nil {
+	if err := p.writeJSON("test.json", r); err != nil {
 		return err
 	}
 	junit, err := r.junit()

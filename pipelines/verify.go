@@ -3,7 +3,6 @@ package pipelines
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -96,11 +95,7 @@ func (p *Pipeline) Verify(ctx context.Context) (*VerifyResult, error) {
 	}
 	s.end(result.Verdict, detail)
 	p.verify = result
-	text, err := json.MarshalIndent(result, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	return result, p.writeFile("verification.json", append(text, '\n'))
+	return result, p.writeJSON("verification.json", result)
 }
 
 func (p *Pipeline) verifyFailures(b *Binary, problems []string) []Failure {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +17,7 @@ import (
 	"sync"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
+	"github.com/slipway-ci/slipway/pipelines/internal/tail"
 )
 
 // vetChecks are the checks of the vet stage.
@@ -111,11 +111,7 @@ func (p *Pipeline) Vet(ctx context.Context) (*VetResult, error) {
 		}
 	}
 	s.end(result.Verdict, detail)
-	b, err := json.MarshalIndent(result, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	return result, p.writeFile("vet.json", append(b, '\n'))
+	return result, p.writeJSON("vet.json", result)
 }
 
 // vetting collects the findings of checks that run at the same time.
@@ -193,7 +189,7 @@ func (v *vetting) vet(ctx context.Context, release string) ([]Finding, error) {
 		}
 		found := parsePositions("vet", release, m.Dir, append(r.Stderr, r.Stdout...))
 		if r.ExitCode != 0 && len(found) == 0 {
-			text := v.p.explain(ctx, m, patterns, lastLines(r.Stderr, 5))
+			text := v.p.explain(ctx, m, patterns, tail.Lines(r.Stderr, 5))
 			found = []Finding{{Check: "vet", Releases: []string{release}, File: modFileName(m), Message: text}}
 		}
 		all = append(all, found...)
@@ -231,7 +227,7 @@ func (v *vetting) gofmt(ctx context.Context) ([]Finding, error) {
 		all = append(all, parsePositions("gofmt", "", "", r.Stderr)...)
 		all = append(all, parseDiff("gofmt", r.Stdout, "not formatted: gofmt -w mends it")...)
 		if len(all) == 0 && r.ExitCode != 0 {
-			return nil, fmt.Errorf("gofmt: %s", lastLines(r.Stderr, 5))
+			return nil, fmt.Errorf("gofmt: %s", tail.Lines(r.Stderr, 5))
 		}
 	}
 	return all, nil
@@ -338,7 +334,7 @@ func (v *vetting) regenerate(ctx context.Context, m Module, check string, args, 
 		return nil, notChecked("the Go module proxy cannot be reached")
 	}
 	if r.ExitCode != 0 {
-		return []Finding{{Check: check, File: modFileName(m), Message: lastLines(r.Stderr, 5)}}, nil
+		return []Finding{{Check: check, File: modFileName(m), Message: tail.Lines(r.Stderr, 5)}}, nil
 	}
 	was, is := map[string][]byte{}, map[string][]byte{}
 	for _, n := range names {
@@ -400,7 +396,7 @@ func (v *vetting) verify(ctx context.Context) ([]Finding, error) {
 			return nil, err
 		}
 		if r.ExitCode != 0 {
-			all = append(all, Finding{Check: "verify", File: path.Join(m.Dir, "go.sum"), Message: lastLines(append(r.Stdout, r.Stderr...), 5)})
+			all = append(all, Finding{Check: "verify", File: path.Join(m.Dir, "go.sum"), Message: tail.Lines(append(r.Stdout, r.Stderr...), 5)})
 		}
 	}
 	return all, nil

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"net/url"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/tail"
 	"github.com/slipway-ci/slipway/pipelines/internal/vulnjson"
 )
 
@@ -142,11 +142,7 @@ func (p *Pipeline) Vuln(ctx context.Context) (*VulnResult, error) {
 	slices.Sort(result.NotChecked)
 	result.NotChecked = slices.Compact(result.NotChecked)
 	p.judgeVulnerabilities(s, result)
-	b, err := json.MarshalIndent(result, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	return result, p.writeFile("vuln.json", append(b, '\n'))
+	return result, p.writeJSON("vuln.json", result)
 }
 
 // add merges what was found on one platform. Another platform may come nearer to the same vulnerability.
@@ -389,7 +385,7 @@ func (p *Pipeline) noAnswer(r *engine.Result) error {
 		// The tool says so too when nobody answers.
 		return notChecked(p.database() + " cannot be reached, or is no vulnerability database")
 	}
-	said := strings.TrimPrefix(cmp.Or(lastLines(r.Stderr, 3), "govulncheck ended without a word"), "govulncheck: ")
+	said := strings.TrimPrefix(cmp.Or(tail.Lines(r.Stderr, 3), "govulncheck ended without a word"), "govulncheck: ")
 	return notChecked(p.database() + " gave no answer: " + oneLine(resolver.ReplaceAllString(said, "$1:")))
 }
 

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/mod/module"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
+	"github.com/slipway-ci/slipway/pipelines/internal/tail"
 )
 
 // tool returns the program that Command.Tool names, built with the newest toolchain that is ready. Its
@@ -37,16 +38,10 @@ func (e *Engine) tool(ctx context.Context, name string) (*dagger.File, error) {
 		WithEnvVariable("GOPRIVATE", "").WithEnvVariable("GONOSUMDB", "").WithEnvVariable("GOTOOLCHAIN", "auto").WithEnvVariable("GOBIN", outDir).
 		WithExec([]string{"go", "install", "-trimpath", name}).Sync(ctx)
 	if x, ok := errors.AsType[*dagger.ExecError](err); ok {
-		return nil, &engine.ToolError{Tool: name, Err: errors.New(lastLines(x.Stderr, 5))}
+		return nil, &engine.ToolError{Tool: name, Err: errors.New(tail.Lines(x.Stderr, 5))}
 	}
 	if err != nil {
 		return nil, e.fault(ctx, err, name)
 	}
 	return ctr.File(outDir + "/" + path.Base(pkg)), nil
-}
-
-// lastLines returns the last n lines of text, trimmed.
-func lastLines(text string, n int) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/slipway-ci/slipway/pipelines/engine/host/internal/sandbox"
 	"github.com/slipway-ci/slipway/pipelines/engine/internal/source"
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/tail"
 )
 
 // Options change where an engine works. The zero value is right for most.
@@ -298,7 +299,7 @@ func readGoEnv(ctx context.Context, dir string) (goEnv, error) {
 // withStderr adds to the error of a command what the command said.
 func withStderr(err error) error {
 	if x, ok := errors.AsType[*exec.ExitError](err); ok && len(x.Stderr) > 0 {
-		return &stderrError{err, lastLines(x.Stderr, 5)}
+		return &stderrError{err, tail.Lines(x.Stderr, 5)}
 	}
 	return err
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/engine/internal/source"
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/tail"
 )
 
 // grace is how long a cancelled command has between being asked to end and being made to.
@@ -130,7 +131,7 @@ func (e *Engine) Run(ctx context.Context, c engine.Command) (*engine.Result, err
 		r.ExitCode = exitCode(x)
 		// Standard error is the go command's own: what tests print comes on standard output.
 		if bytes.Contains(r.Stderr, []byte(syscall.ENOSPC.Error())) {
-			return r, fault.Environmentf(errors.New(lastLines(r.Stderr, 3)), "Free some space there. `go clean -cache` empties the build cache, SLIPWAY_CACHE moves slipway's.", "%s", c.Name)
+			return r, fault.Environmentf(errors.New(tail.Lines(r.Stderr, 3)), "Free some space there. `go clean -cache` empties the build cache, SLIPWAY_CACHE moves slipway's.", "%s", c.Name)
 		}
 		return r, nil
 	}
@@ -264,10 +265,4 @@ func searchPath() string {
 		return os.Getenv("PATH")
 	}
 	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-}
-
-// lastLines returns the last n lines of text, trimmed.
-func lastLines(text []byte, n int) string {
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

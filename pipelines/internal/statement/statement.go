@@ -51,18 +51,20 @@ type Resource struct {
 
 // Write writes a statement. Equal input gives equal bytes.
 func Write(predicateType string, predicate any, subject ...Resource) ([]byte, error) {
-	var text bytes.Buffer
-	e := json.NewEncoder(&text)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(predicate); err != nil {
+	text, err := encode(predicate)
+	if err != nil {
 		return nil, err
 	}
-	s := Statement{Type: Type, Subject: subject, PredicateType: predicateType, Predicate: bytes.TrimSpace(text.Bytes())}
-	var all bytes.Buffer
-	e = json.NewEncoder(&all)
+	return encode(Statement{Type: Type, Subject: subject, PredicateType: predicateType, Predicate: text})
+}
+
+// encode is json.Marshal without escapes for HTML.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	err := e.Encode(s)
-	return bytes.TrimSpace(all.Bytes()), err
+	err := e.Encode(v)
+	return bytes.TrimSpace(b.Bytes()), err
 }
 
 // Parse reads a statement that anyone may have written.

@@ -24,6 +24,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/tail"
 )
 
 // Read lists and hashes the files that git would commit, and asks git for the commit. Only the
@@ -332,16 +333,10 @@ func git(ctx context.Context, dir string, args ...string) (string, error) {
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fault.Environmentf(fmt.Errorf("%w: %s", err, lastLines(stderr.Bytes(), 3)), "The same command must work by hand in the source directory.", "git %s", args[0])
+		return "", fault.Environmentf(fmt.Errorf("%w: %s", err, tail.Lines(stderr.Bytes(), 3)), "The same command must work by hand in the source directory.", "git %s", args[0])
 	}
 	if bytes.Contains(stderr.Bytes(), []byte("could not open directory")) { // which git only warns of
-		return "", fault.Environmentf(errors.New(lastLines(stderr.Bytes(), 3)), "slipway reads every file that git would commit. Give yourself the right to read it, or list it in .gitignore.", "source")
+		return "", fault.Environmentf(errors.New(tail.Lines(stderr.Bytes(), 3)), "slipway reads every file that git would commit. Give yourself the right to read it, or list it in .gitignore.", "source")
 	}
 	return string(out), nil
-}
-
-// lastLines returns the last n lines of text, trimmed.
-func lastLines(text []byte, n int) string {
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
