@@ -81,7 +81,7 @@ func (p *Pipeline) Image(ctx context.Context) (*ImageResult, error) {
 		return &ImageResult{Verdict: Skipped}, err
 	}
 	s := p.stage("image")
-	result := &ImageResult{Verdict: Passed, Layout: imageDir, Compressor: oci.Compressor()}
+	result := &ImageResult{Verdict: Passed, Layout: imageDir, Compressor: oci.Compressor(oci.Gzip)}
 	err = s.task(ctx, "image", func(ctx context.Context, progress func(string)) (Verdict, string, error) {
 		if err := p.assemble(ctx, result, progress); err != nil {
 			return "", "", err
@@ -175,7 +175,7 @@ func (p *Pipeline) assemble(ctx context.Context, result *ImageResult, progress f
 	}
 	layers := make([]*oci.Layer, len(parts))
 	err = p.parallel(ctx, len(parts), func(_ context.Context, i int) (err error) {
-		if layers[i], err = oci.WriteLayer(layout, parts[i].kind, parts[i].entries, p.sourceTime()); err != nil {
+		if layers[i], err = oci.WriteLayer(layout, parts[i].kind, parts[i].entries, oci.LayerOptions{ModTime: p.sourceTime(), CacheDir: filepath.Join(p.opts.Cache, "layers")}); err != nil {
 			return p.dist.error(err)
 		}
 		return nil

@@ -168,6 +168,9 @@ type Container struct {
 	Memory int64
 	// Processes is the limit of processes and threads.
 	Processes int
+	// Capabilities are those that the image's files may give to its processes, as capabilities(7) names them:
+	// "cap_net_bind_service". All others stay out of reach. Without any, no file gives privileges at all.
+	Capabilities []string
 	// Isolation asks for one kind of isolation, of those that the engine's documentation names. Empty
 	// means the best that the machine offers, and an error where it offers none.
 	Isolation string
@@ -225,6 +228,13 @@ type Exit struct {
 	Signal string
 	// MaxMemory is the largest resident size in bytes, 0 when unknown.
 	MaxMemory int64
+	// Leftover names the processes that the first one left behind, sorted: those that were there when it had
+	// ended, or, where the end of a pid namespace ends them all at once, those that were there besides it
+	// when it was last signalled. They are gone by now, or when the process is closed.
+	Leftover []string
+	// Written are files of the image that were changed, and files that were made, outside of what is a file
+	// system in memory; sorted, at most 20. A read-only root file system has none.
+	Written []string
 }
 
 // Isolation tells how a process is confined. Production confines it likewise; what a machine cannot do is

@@ -22,7 +22,7 @@ type Archive struct {
 // entries and time give the same bytes. Directories are in it only where they are given.
 func WriteTarGz(file string, entries []Entry, modTime time.Time) (Archive, error) {
 	return writeArchive(file, entries, func(w io.Writer, sorted []Entry) error {
-		return compress(w, io.Discard, func(w io.Writer) error {
+		return compress(Gzip, w, io.Discard, func(w io.Writer) error {
 			return writeTar(w, sorted, modTime.Truncate(time.Second))
 		})
 	})

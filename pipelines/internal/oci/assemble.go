@@ -28,6 +28,9 @@ type Spec struct {
 	// Created is the time that the images give as theirs: the commit's. The zero time stands for
 	// 1970-01-01T00:00:00Z. It is cut to seconds.
 	Created time.Time
+	// Docker gives everything the media types of the Docker registry, which know no annotations, in place of
+	// those of OCI. Configurations and layers are the same bytes.
+	Docker bool
 	// RefName is the name of the index within the layout, which some tools need (umoci: "umoci unpack
 	// --image DIR:NAME"). Empty means "image". It is in no digest.
 	RefName string
@@ -66,7 +69,19 @@ type Config struct {
 	Volumes []string
 	// StopSignal is the signal that asks the program to end: "SIGTERM".
 	StopSignal string
-	Labels     map[string]string
+	// Healthcheck is what Docker asks; OCI has no such thing, and Kubernetes none in images.
+	Healthcheck *v1.HealthConfig
+	Labels      map[string]string
+}
+
+// mediaTypes are the names of an image's parts.
+type mediaTypes struct{ index, manifest, config types.MediaType }
+
+func (s *Spec) mediaTypes() mediaTypes {
+	if s.Docker {
+		return mediaTypes{types.DockerManifestList, types.DockerManifestSchema2, types.DockerConfigJSON}
+	}
+	return mediaTypes{types.OCIImageIndex, types.OCIManifestSchema1, types.OCIConfigJSON}
 }
 
 // Index is what Assemble has written: one image index, whatever the number of platforms, so that adding one
@@ -136,7 +151,7 @@ func Assemble(ctx context.Context, dir string, spec Spec) (*Index, error) {
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i := range spec.Images {
 		group.Go(func() error {
-			if err := built[i].build(ctx, dir, &spec.Images[i], created); err != nil {
+			if err := built[i].build(ctx, dir, &spec.Images[i], &spec, created); err != nil {
 				return fmt.Errorf("image for %s: %w", platformName(built[i].platform), err)
 			}
 			return nil
@@ -149,7 +164,10 @@ func Assemble(ctx context.Context, dir string, spec Spec) (*Index, error) {
 	slices.SortFunc(built, func(a, b builtImage) int {
 		return strings.Compare(platformName(a.platform), platformName(b.platform))
 	})
-	manifest := v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Annotations: spec.Annotations}
+	manifest := v1.IndexManifest{SchemaVersion: 2, MediaType: spec.mediaTypes().index}
+	if !spec.Docker {
+		manifest.Annotations = spec.Annotations
+	}
 	result := &Index{}
 	for _, b := range built {
 		manifest.Manifests = append(manifest.Manifests, b.desc)
@@ -169,7 +187,7 @@ func Assemble(ctx context.Context, dir string, spec Spec) (*Index, error) {
 		name = defaultRefName
 	}
 	return result, writeLayoutFiles(dir, v1.Descriptor{
-		MediaType:   types.OCIImageIndex,
+		MediaType:   manifest.MediaType,
 		Size:        int64(len(raw)),
 		Digest:      digest,
 		Annotations: map[string]string{"org.opencontainers.image.ref.name": name},
@@ -195,10 +213,14 @@ type builtImage struct {
 	result   Image
 }
 
-func (b *builtImage) build(ctx context.Context, dir string, spec *ImageSpec, created time.Time) error {
+func (b *builtImage) build(ctx context.Context, dir string, spec *ImageSpec, of *Spec, created time.Time) error {
 	// Empty lists and no nulls, for tools that insist on them.
 	config := &v1.ConfigFile{RootFS: v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{}}}
-	manifest := v1.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Layers: []v1.Descriptor{}, Annotations: spec.Annotations}
+	mediaTypes := of.mediaTypes()
+	manifest := v1.Manifest{SchemaVersion: 2, MediaType: mediaTypes.manifest, Layers: []v1.Descriptor{}}
+	if !of.Docker {
+		manifest.Annotations = spec.Annotations
+	}
 	b.result.Platform = platformName(b.platform)
 
 	if spec.Base != nil {
@@ -238,11 +260,18 @@ func (b *builtImage) build(ctx context.Context, dir string, spec *ImageSpec, cre
 		return err
 	}
 
+	for i := range manifest.Layers {
+		var err error
+		if manifest.Layers[i].MediaType, err = layerType(manifest.Layers[i].MediaType, of.Docker); err != nil {
+			return err
+		}
+	}
+
 	rawConfig, err := json.Marshal(config)
 	if err != nil {
 		return err
 	}
-	manifest.Config = v1.Descriptor{MediaType: types.OCIConfigJSON, Size: int64(len(rawConfig))}
+	manifest.Config = v1.Descriptor{MediaType: mediaTypes.config, Size: int64(len(rawConfig))}
 	if manifest.Config.Digest, err = writeBlob(dir, rawConfig); err != nil {
 		return err
 	}
@@ -252,7 +281,7 @@ func (b *builtImage) build(ctx context.Context, dir string, spec *ImageSpec, cre
 	}
 	platform := b.platform
 	platform.OSVersion, platform.OSFeatures = config.OSVersion, config.OSFeatures
-	b.desc = v1.Descriptor{MediaType: types.OCIManifestSchema1, Size: int64(len(rawManifest)), Platform: &platform}
+	b.desc = v1.Descriptor{MediaType: mediaTypes.manifest, Size: int64(len(rawManifest)), Platform: &platform}
 	if b.desc.Digest, err = writeBlob(dir, rawManifest); err != nil {
 		return err
 	}
@@ -301,8 +330,8 @@ func (b *builtImage) addBase(ctx context.Context, dir string, img v1.Image, base
 	return nil
 }
 
-// placeBaseLayer copies a layer of a base image into the layout and returns its descriptor with an OCI
-// media type, its diff ID, and its uncompressed size.
+// placeBaseLayer copies a layer of a base image into the layout and returns its descriptor, its diff ID, and
+// its uncompressed size.
 func placeBaseLayer(ctx context.Context, dir string, l v1.Layer) (desc v1.Descriptor, diffID v1.Hash, size int64, err error) {
 	if desc.Digest, err = l.Digest(); err != nil {
 		return
@@ -314,9 +343,6 @@ func placeBaseLayer(ctx context.Context, dir string, l v1.Layer) (desc v1.Descri
 		return
 	}
 	if diffID, err = l.DiffID(); err != nil {
-		return
-	}
-	if desc.MediaType, err = ociLayerType(desc.MediaType); err != nil {
 		return
 	}
 	if base, ok := l.(*baseLayer); ok {
@@ -336,15 +362,21 @@ func placeBaseLayer(ctx context.Context, dir string, l v1.Layer) (desc v1.Descri
 	return desc, diffID, facts.Size, err
 }
 
-// ociLayerType is the OCI media type of the same bytes.
-func ociLayerType(t types.MediaType) (types.MediaType, error) {
-	switch t {
-	case types.OCILayer, types.OCILayerZStd, types.OCIUncompressedLayer:
+// layerType is the media type of the same bytes in OCI's or Docker's words.
+func layerType(t types.MediaType, docker bool) (types.MediaType, error) {
+	for _, same := range [][2]types.MediaType{{types.OCILayer, types.DockerLayer}, {types.OCIUncompressedLayer, types.DockerUncompressedLayer}} {
+		if t == same[0] || t == same[1] {
+			if docker {
+				return same[1], nil
+			}
+			return same[0], nil
+		}
+	}
+	switch {
+	case t == types.OCILayerZStd && docker:
+		return t, errors.New("the Docker format knows no layers that are compressed by zstd")
+	case t == types.OCILayerZStd:
 		return t, nil
-	case types.DockerLayer:
-		return types.OCILayer, nil
-	case types.DockerUncompressedLayer:
-		return types.OCIUncompressedLayer, nil
 	}
 	return t, fmt.Errorf("the base image has a layer of media type %s, which cannot be carried over", t)
 }
@@ -377,6 +409,9 @@ func (c *Config) apply(to *v1.Config) error {
 	setString(&to.User, c.User)
 	setString(&to.WorkingDir, c.WorkingDir)
 	setString(&to.StopSignal, c.StopSignal)
+	if c.Healthcheck != nil {
+		to.Healthcheck = c.Healthcheck
+	}
 	if len(c.Entrypoint) > 0 {
 		to.Entrypoint, to.Cmd = slices.Clone(c.Entrypoint), nil
 	}

@@ -45,7 +45,7 @@ func TestAssembleIsDeterministic(t *testing.T) {
 // What layers are to TestLayerGolden, manifests, configurations and the index are to this one.
 func TestAssembleGolden(t *testing.T) {
 	dir := t.TempDir()
-	layer, err := WriteLayer(dir, "application", []Entry{{Path: "app", Mode: 0o755, Data: []byte("x")}}, commitTime)
+	layer, err := WriteLayer(dir, "application", []Entry{{Path: "app", Mode: 0o755, Data: []byte("x")}}, LayerOptions{ModTime: commitTime})
 	require.NoError(t, err)
 	spec := Spec{Created: commitTime, Annotations: map[string]string{"b": "<&>", "a": "ü\u2028"}}
 	for _, p := range []string{"linux/arm64", "linux/amd64/v3", "linux/arm/v7"} {
@@ -164,7 +164,7 @@ func TestAssembleOnBase(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, types.DockerLayer, baseManifest.Layers[0].MediaType)
 	dir := t.TempDir()
-	layer, err := WriteLayer(t.TempDir(), "application", []Entry{{Path: "app", Data: []byte("x")}}, commitTime) // elsewhere
+	layer, err := WriteLayer(t.TempDir(), "application", []Entry{{Path: "app", Data: []byte("x")}}, LayerOptions{ModTime: commitTime}) // elsewhere
 	require.NoError(t, err)
 	result, err := Assemble(t.Context(), dir, Spec{Created: commitTime, Images: []ImageSpec{{
 		Platform: "linux/amd64", Base: base, Layers: []*Layer{layer},
@@ -253,7 +253,7 @@ func TestAssembleErrors(t *testing.T) {
 
 	// A layer whose file is not what it was.
 	dir := t.TempDir()
-	layer, err := WriteLayer(dir, "application", []Entry{{Path: "app", Data: []byte("x")}}, commitTime)
+	layer, err := WriteLayer(dir, "application", []Entry{{Path: "app", Data: []byte("x")}}, LayerOptions{ModTime: commitTime})
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(layer.path, []byte("short"), 0o644))
 	spec := Spec{Images: []ImageSpec{{Platform: "linux/amd64", Layers: []*Layer{layer}}}}

@@ -34,6 +34,13 @@ type BaseOptions struct {
 	// CacheDir keeps what was pulled. Any number of runs may share it at the same time. It is needed for
 	// bases that come from a registry.
 	CacheDir string
+	// Mirrors maps registries, or repositories and everything below them, to where the same content is in
+	// reach: {"docker.io": "mirror.example/hub"}. The longest that fits counts. What a mirror serves is verified
+	// like everything else.
+	Mirrors map[string]string
+	// Progress, if not nil, is called with the bytes of layers that have come and of all that were asked for
+	// so far, from several goroutines.
+	Progress func(done, total int64)
 	// Auth is for the registry.
 	Auth Auth
 	// RetryDelay is the first wait before a failed request is repeated; zero means half a second.
@@ -152,6 +159,9 @@ func resolveReference(ctx context.Context, ref string, o BaseOptions) (*Base, er
 		}
 		pin = d.DigestStr()
 	}
+	if parsed, err = mirrored(parsed, o.Mirrors); err != nil {
+		return nil, fmt.Errorf("base image %q: %w", ref, err)
+	}
 	repo := parsed.Context()
 	b := &Base{Ref: ref, host: repo.RegistryStr()}
 	store, err := openCache(o.CacheDir)
@@ -161,7 +171,7 @@ func resolveReference(ctx context.Context, ref string, o BaseOptions) (*Base, er
 	// With everything in the cache, not even the credentials are looked for.
 	var mu sync.Mutex
 	var opened *session
-	source := &registrySource{cache: store, session: func(ctx context.Context) (*session, error) {
+	source := &registrySource{cache: store, progress: o.Progress, session: func(ctx context.Context) (*session, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		var err error
@@ -205,6 +215,26 @@ func resolveReference(ctx context.Context, ref string, o BaseOptions) (*Base, er
 		return nil, &FetchError{Ref: ref, Host: b.host, Err: err}
 	}
 	return b, b.settle(digest)
+}
+
+// mirrored is the reference of the same image where mirrors have it.
+func mirrored(ref name.Reference, mirrors map[string]string) (name.Reference, error) {
+	// What people call the registry that needs no name.
+	repo := strings.Replace(ref.Context().Name(), name.DefaultRegistry+"/", "docker.io/", 1)
+	best := ""
+	for from := range mirrors {
+		if (repo == from || strings.HasPrefix(repo, from+"/")) && len(from) > len(best) {
+			best = from
+		}
+	}
+	if best == "" {
+		return ref, nil
+	}
+	there := mirrors[best] + strings.TrimPrefix(repo, best)
+	if _, ok := ref.(name.Digest); ok {
+		return name.NewDigest(there + "@" + ref.Identifier())
+	}
+	return name.NewTag(there + ":" + ref.Identifier())
 }
 
 // resolve returns what a tag points at: its digest, and its content if that came along. Asking for the

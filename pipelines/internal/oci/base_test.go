@@ -463,7 +463,7 @@ func TestBaseIsCancelled(t *testing.T) {
 // not.
 func TestBaseLayersOfAllKinds(t *testing.T) {
 	dir := t.TempDir()
-	plain, err := WriteLayer(dir, "x", []Entry{{Path: "a", Data: content(10_000, 1)}}, commitTime)
+	plain, err := WriteLayer(dir, "x", []Entry{{Path: "a", Data: content(10_000, 1)}}, LayerOptions{ModTime: commitTime})
 	require.NoError(t, err)
 	rc, err := plain.Uncompressed()
 	require.NoError(t, err)

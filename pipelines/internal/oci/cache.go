@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -150,8 +151,22 @@ type source interface {
 
 // registrySource is a repository of a registry behind a cache.
 type registrySource struct {
-	cache   *cache
-	session func(context.Context) (*session, error)
+	cache       *cache
+	session     func(context.Context) (*session, error)
+	progress    func(done, total int64)
+	done, total atomic.Int64
+}
+
+// Write takes note of bytes that have come.
+func (r *registrySource) Write(p []byte) (int, error) {
+	r.tell(r.done.Add(int64(len(p))))
+	return len(p), nil
+}
+
+func (r *registrySource) tell(done int64) {
+	if r.progress != nil {
+		r.progress(done, r.total.Load())
+	}
 }
 
 func (r *registrySource) document(ctx context.Context, desc v1.Descriptor, isManifest bool) ([]byte, error) {
@@ -178,11 +193,18 @@ func (r *registrySource) layer(ctx context.Context, desc v1.Descriptor) (string,
 		if err != nil {
 			return err
 		}
-		return s.blob(ctx, desc, f, func() error {
+		r.total.Add(desc.Size)
+		return s.blob(ctx, desc, io.MultiWriter(f, r), func() error {
+			// What an earlier attempt brought comes again.
+			again, err := f.Seek(0, io.SeekCurrent)
+			if err != nil {
+				return err
+			}
+			r.done.Add(-again)
 			if err := f.Truncate(0); err != nil {
 				return err
 			}
-			_, err := f.Seek(0, io.SeekStart)
+			_, err = f.Seek(0, io.SeekStart)
 			return err
 		})
 	})

@@ -31,3 +31,16 @@ func CheckBase(ref string) error {
 	_, err := name.ParseReference(ref)
 	return err
 }
+
+// CheckMirror tells what is wrong with an entry of BaseOptions.Mirrors. It asks nobody.
+func CheckMirror(from, to string) error {
+	for _, prefix := range []string{from, to} {
+		if prefix == "" || strings.HasSuffix(prefix, "/") || strings.Contains(prefix, "://") {
+			return fmt.Errorf("%q is neither a registry nor a repository", prefix)
+		}
+		if _, err := name.NewRepository(prefix+"/x", name.WithDefaultRegistry("")); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -8,6 +8,16 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Compression is the format in which layers are compressed. The zero value is gzip, which everything reads.
+type Compression string
+
+// The formats that the OCI image specification names.
+const (
+	Gzip Compression = "gzip"
+	Zstd Compression = "zstd"
 )
 
 // What compresses layers and archives. The level is a compromise that was measured on stripped Go
@@ -22,17 +32,25 @@ import (
 // 386, amd64 with and without v3, arm, arm64, ppc64le, riscv64 and s390x, where the bytes are the same),
 // and blockWriter makes sure that the last point stays true whatever a later version does. A writer is
 // never reused: whether Reset leaves a trace would be one more thing to prove.
+//
+// The same holds for zstd at its default level with one thread: the assembly that package zstd has for
+// encoding looks for the length of a match, which is what it is in any language.
 const (
 	compressorModule  = "github.com/klauspost/compress"
 	compressorVersion = "v1.20.3"
 	compressorLevel   = 4
+	zstdLevel         = zstd.SpeedDefault
 )
 
 // Compressor names what compresses layers and archives, for cache keys and records. Two slipways whose
 // compressors have the same name write the same bytes. The version is the one that is linked, which is
 // not the one of slipway's go.mod in another program that imports slipway and needs a later one.
-func Compressor() string {
-	return fmt.Sprintf("klauspost/compress %s gzip level %d", linkedCompressor(debug.ReadBuildInfo()), compressorLevel)
+func Compressor(c Compression) string {
+	name := fmt.Sprintf("klauspost/compress %s ", linkedCompressor(debug.ReadBuildInfo()))
+	if c == Zstd {
+		return name + "zstd level " + zstdLevel.String()
+	}
+	return name + fmt.Sprintf("gzip level %d", compressorLevel)
 }
 
 func linkedCompressor(info *debug.BuildInfo, ok bool) string {
@@ -51,16 +69,15 @@ func linkedCompressor(info *debug.BuildInfo, ok bool) string {
 	return compressorVersion // the binary of a test does not say
 }
 
-// compress runs write and passes its output on to w, compressed by gzip, and to raw as it is. The gzip
-// header holds neither name nor time nor operating system.
-func compress(w, raw io.Writer, write func(io.Writer) error) error {
+// compress runs write and passes its output on to w, compressed, and to raw as it is. The gzip header holds
+// neither name nor time nor operating system.
+func compress(c Compression, w, raw io.Writer, write func(io.Writer) error) error {
 	// The compressor writes a few hundred bytes at a time.
 	out := bufio.NewWriterSize(w, blockSize)
-	z, err := gzip.NewWriterLevel(out, compressorLevel)
+	z, err := newCompressor(c, out)
 	if err != nil {
 		return err
 	}
-	z.ModTime = time.Unix(0, 0) // the zero time would be written as some time in 2042
 	in := &blockWriter{w: io.MultiWriter(raw, z)}
 	if err := write(in); err != nil {
 		return err
@@ -72,6 +89,21 @@ func compress(w, raw io.Writer, write func(io.Writer) error) error {
 		return err
 	}
 	return out.Flush()
+}
+
+func newCompressor(c Compression, w io.Writer) (io.WriteCloser, error) {
+	switch c {
+	case Zstd:
+		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstdLevel), zstd.WithEncoderConcurrency(1))
+	case Gzip, "":
+		z, err := gzip.NewWriterLevel(w, compressorLevel)
+		if err != nil {
+			return nil, err
+		}
+		z.ModTime = time.Unix(0, 0) // the zero time would be written as some time in 2042
+		return z, nil
+	}
+	return nil, fmt.Errorf("unknown compression %q", c)
 }
 
 // blockWriter passes data on in blocks of blockSize, whatever the sizes of the writes to it.

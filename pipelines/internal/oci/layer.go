@@ -32,15 +32,27 @@ type Layer struct {
 
 	path           string
 	digest, diffID v1.Hash
+	mediaType      types.MediaType
 }
 
-// WriteLayer writes a layer with entries into the layout at dir. Every entry gets the time modTime, cut to
-// seconds. Directories on the way to an entry become entries too (owned by root, mode 0755), which also
-// sets the owner and mode of those that a base image has: entries belong into directories of their own, or
-// into ones like /usr/bin that look so everywhere.
+// LayerOptions say how a layer is written.
+type LayerOptions struct {
+	// ModTime is the time of every entry, cut to seconds.
+	ModTime time.Time
+	// Compression is the format of the layer.
+	Compression Compression
+	// CacheDir keeps compressed layers for later runs. Any number of runs may share it at the same time. Empty
+	// means none.
+	CacheDir string
+}
+
+// WriteLayer writes a layer with entries into the layout at dir. Directories on the way to an entry become
+// entries too (owned by root, mode 0755), which also sets the owner and mode of those that a base image has:
+// entries belong into directories of their own, or into ones like /usr/bin that look so everywhere.
 //
-// Content is streamed: memory does not grow with the size of the files.
-func WriteLayer(dir, kind string, entries []Entry, modTime time.Time) (*Layer, error) {
+// Content is streamed: memory does not grow with the size of the files. A layer that the cache holds is not
+// compressed again.
+func WriteLayer(dir, kind string, entries []Entry, o LayerOptions) (*Layer, error) {
 	sorted, err := arrange(entries, true)
 	if err != nil {
 		return nil, fmt.Errorf("layer %q: %w", kind, err)
@@ -48,28 +60,48 @@ func WriteLayer(dir, kind string, entries []Entry, modTime time.Time) (*Layer, e
 	if err := os.MkdirAll(blobDir(dir), 0o755); err != nil {
 		return nil, err
 	}
-	diff, blob := newHasher(), newHasher()
-	err = writeAtomic(blobDir(dir), func(f *os.File) (string, error) {
-		err := compress(io.MultiWriter(blob, f), diff, func(w io.Writer) error {
-			return writeTar(w, sorted, modTime.Truncate(time.Second))
-		})
-		return blob.hash().Hex, err
-	})
+	info, err := writeLayer(dir, sorted, o)
 	if err != nil {
 		return nil, fmt.Errorf("layer %q: %w", kind, err)
 	}
-	return &Layer{
-		Info: LayerInfo{
-			Kind:             kind,
-			Digest:           blob.hash().String(),
-			DiffID:           diff.hash().String(),
-			Size:             blob.size,
-			UncompressedSize: diff.size,
-		},
-		path:   filepath.Join(blobDir(dir), blob.hash().Hex),
-		digest: blob.hash(),
-		diffID: diff.hash(),
-	}, nil
+	info.Kind = kind
+	l := &Layer{Info: info, mediaType: types.OCILayer}
+	if o.Compression == Zstd {
+		l.mediaType = types.OCILayerZStd
+	}
+	if l.digest, err = v1.NewHash(info.Digest); err != nil {
+		return nil, err
+	}
+	if l.diffID, err = v1.NewHash(info.DiffID); err != nil {
+		return nil, err
+	}
+	l.path = filepath.Join(blobDir(dir), l.digest.Hex)
+	return l, nil
+}
+
+func writeLayer(dir string, sorted []Entry, o LayerOptions) (LayerInfo, error) {
+	var key string
+	if o.CacheDir != "" {
+		var err error
+		if key, err = layerKey(sorted, o); err != nil {
+			return LayerInfo{}, err
+		}
+		if info, ok := cachedLayer(o.CacheDir, key, dir); ok {
+			return info, nil
+		}
+	}
+	diff, blob := newHasher(), newHasher()
+	err := writeAtomic(blobDir(dir), func(f *os.File) (string, error) {
+		err := compress(o.Compression, io.MultiWriter(blob, f), diff, func(w io.Writer) error {
+			return writeTar(w, sorted, o.ModTime.Truncate(time.Second))
+		})
+		return blob.hash().Hex, err
+	})
+	info := LayerInfo{Digest: blob.hash().String(), DiffID: diff.hash().String(), Size: blob.size, UncompressedSize: diff.size}
+	if err == nil && key != "" {
+		cacheLayer(o.CacheDir, key, dir, info)
+	}
+	return info, err
 }
 
 var _ v1.Layer = (*Layer)(nil)
@@ -84,7 +116,7 @@ func (l *Layer) DiffID() (v1.Hash, error) { return l.diffID, nil }
 func (l *Layer) Size() (int64, error) { return l.Info.Size, nil }
 
 // MediaType implements v1.Layer.
-func (l *Layer) MediaType() (types.MediaType, error) { return types.OCILayer, nil }
+func (l *Layer) MediaType() (types.MediaType, error) { return l.mediaType, nil }
 
 // Compressed implements v1.Layer.
 func (l *Layer) Compressed() (io.ReadCloser, error) { return os.Open(l.path) }
@@ -99,5 +131,5 @@ func (l *Layer) Uncompressed() (io.ReadCloser, error) {
 }
 
 func (l *Layer) descriptor() v1.Descriptor {
-	return v1.Descriptor{MediaType: types.OCILayer, Size: l.Info.Size, Digest: l.digest}
+	return v1.Descriptor{MediaType: l.mediaType, Size: l.Info.Size, Digest: l.digest}
 }

@@ -48,7 +48,7 @@ func TestLayerGolden(t *testing.T) {
 			"sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			layer, err := WriteLayer(t.TempDir(), "test", test.entries, commitTime)
+			layer, err := WriteLayer(t.TempDir(), "test", test.entries, LayerOptions{ModTime: commitTime})
 			require.NoError(t, err)
 			require.Equal(t, test.diffID, layer.Info.DiffID, "the tar stream has changed")
 			require.Equal(t, test.digest, layer.Info.Digest, "the compressor has changed")
@@ -62,7 +62,7 @@ func TestCompressorIsTheOneOfGoMod(t *testing.T) {
 	match := regexp.MustCompile(`(?m)^\s*(?:require )?` + regexp.QuoteMeta(compressorModule) + ` (\S+)`).FindSubmatch(mod)
 	require.NotNil(t, match, "go.mod does not require %s", compressorModule)
 	require.Equal(t, compressorVersion, string(match[1]))
-	require.Equal(t, "klauspost/compress "+compressorVersion+" gzip level 4", Compressor())
+	require.Equal(t, "klauspost/compress "+compressorVersion+" gzip level 4", Compressor(Gzip))
 }
 
 func TestLinkedCompressor(t *testing.T) {
@@ -121,7 +121,7 @@ func TestLayerContent(t *testing.T) {
 		{Path: "opt/a-link", Link: "z/tool"},
 		{Path: "opt/z", Mode: fs.ModeDir | 0o711, UID: 9},
 		{Path: "empty", Mode: 0o600},
-	}, commitTime)
+	}, LayerOptions{ModTime: commitTime})
 	require.NoError(t, err)
 	require.FileExists(t, filepath.Join(dir, "blobs", "sha256", strings.TrimPrefix(layer.Info.Digest, "sha256:")))
 
@@ -199,7 +199,7 @@ func TestLayerRefusesBadEntries(t *testing.T) {
 		{[]Entry{{Path: "a", File: os.TempDir()}}, "is not a regular file"},
 	} {
 		dir := t.TempDir()
-		_, err := WriteLayer(dir, "application", test.entries, commitTime)
+		_, err := WriteLayer(dir, "application", test.entries, LayerOptions{ModTime: commitTime})
 		require.ErrorContains(t, err, test.want)
 		require.ErrorContains(t, err, `layer "application"`)
 		require.Empty(t, tree(t, dir), "nothing is left behind")
@@ -220,7 +220,7 @@ func TestLayersInParallel(t *testing.T) {
 	digests := make([]string, 8)
 	for i := range digests {
 		group.Go(func() {
-			layer, err := WriteLayer(dir, "test", []Entry{{Path: "f", Mode: 0o644, Data: content(300_000, uint64(i%2))}}, commitTime)
+			layer, err := WriteLayer(dir, "test", []Entry{{Path: "f", Mode: 0o644, Data: content(300_000, uint64(i%2))}}, LayerOptions{ModTime: commitTime})
 			if err == nil {
 				digests[i] = layer.Info.Digest
 			}
@@ -246,7 +246,7 @@ func TestLayerMemory(t *testing.T) {
 	require.NoError(t, f.Close())
 
 	peak := watchHeap(t, func() {
-		layer, err := WriteLayer(t.TempDir(), "application", []Entry{{Path: "app", Mode: 0o755, File: file}}, commitTime)
+		layer, err := WriteLayer(t.TempDir(), "application", []Entry{{Path: "app", Mode: 0o755, File: file}}, LayerOptions{ModTime: commitTime})
 		require.NoError(t, err)
 		require.Greater(t, layer.Info.UncompressedSize, int64(size))
 	})
@@ -294,7 +294,7 @@ func BenchmarkWriteLayer(b *testing.B) {
 	dir := b.TempDir()
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
-		layer, err := WriteLayer(dir, "application", []Entry{{Path: "app", Mode: 0o755, File: file}}, commitTime)
+		layer, err := WriteLayer(dir, "application", []Entry{{Path: "app", Mode: 0o755, File: file}}, LayerOptions{ModTime: commitTime})
 		require.NoError(b, err)
 		b.ReportMetric(float64(layer.Info.Size)/float64(len(data)), "ratio")
 	}

@@ -91,9 +91,9 @@ func testSpec(t *testing.T, dir string, platforms ...string) Spec {
 	}
 	certificates, err := Certificates()
 	require.NoError(t, err)
-	common, err := WriteLayer(dir, "certificates", certificates, commitTime)
+	common, err := WriteLayer(dir, "certificates", certificates, LayerOptions{ModTime: commitTime})
 	require.NoError(t, err)
-	accounts, err := WriteLayer(dir, "accounts", append(Accounts(), Temp()...), commitTime)
+	accounts, err := WriteLayer(dir, "accounts", append(Accounts(), Temp()...), LayerOptions{ModTime: commitTime})
 	require.NoError(t, err)
 	spec := Spec{
 		Created:     commitTime,
@@ -101,7 +101,7 @@ func testSpec(t *testing.T, dir string, platforms ...string) Spec {
 	}
 	for i, p := range platforms {
 		binary := writeTestFile(t, "app", content(200_000, uint64(100+i)))
-		layer, err := WriteLayer(dir, "application", []Entry{{Path: "app/server", Mode: 0o755, File: binary}}, commitTime)
+		layer, err := WriteLayer(dir, "application", []Entry{{Path: "app/server", Mode: 0o755, File: binary}}, LayerOptions{ModTime: commitTime})
 		require.NoError(t, err)
 		spec.Images = append(spec.Images, ImageSpec{
 			Platform: p,

@@ -680,7 +680,7 @@ func TestPushMemory(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 	dir := t.TempDir()
-	layer, err := WriteLayer(dir, "application", []Entry{{Path: "app", File: file}}, commitTime)
+	layer, err := WriteLayer(dir, "application", []Entry{{Path: "app", File: file}}, LayerOptions{ModTime: commitTime})
 	require.NoError(t, err)
 	require.Greater(t, layer.Info.Size, int64(size))
 	_, err = Assemble(t.Context(), dir, Spec{Images: []ImageSpec{{Platform: "linux/amd64", Layers: []*Layer{layer}}}})
