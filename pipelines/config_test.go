@@ -85,7 +85,7 @@ parallel: 3
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := pipelines.ParseConfig("slipway.yaml", []byte(c.text))
+			got, err := pipelines.ParseConfig("slipway.yaml", []byte(c.text), "")
 			require.NoError(t, err)
 			assert.Equal(t, c.want, got)
 		})
@@ -130,7 +130,7 @@ func TestParseConfigErrors(t *testing.T) {
 		"number for a mapping": {"labels: {a: [b]}\n", []string{"slipway.yaml:1: this is not a text"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := pipelines.ParseConfig("slipway.yaml", []byte(c.text))
+			_, err := pipelines.ParseConfig("slipway.yaml", []byte(c.text), "")
 			requireFault(t, err, fault.Usage, c.parts...)
 			assert.NotContains(t, err.Error(), "unmarshal", "these are words of a library")
 			assert.NotContains(t, err.Error(), "!!")
@@ -159,7 +159,7 @@ func TestConfigurationIsChecked(t *testing.T) {
 		"probe, pattern":   {pipelines.Config{Smoke: pipelines.Smoke{Probes: []pipelines.Probe{{}, {Output: "("}}}}, []string{"smoke.probes[1].output: ", "missing closing"}},
 		"probe, path":      {pipelines.Config{Smoke: pipelines.Smoke{Probes: []pipelines.Probe{{HTTP: "healthz"}}}}, []string{`smoke.probes[0].http: "healthz" does not begin with a slash`}},
 		"probe, both":      {pipelines.Config{Smoke: pipelines.Smoke{Probes: []pipelines.Probe{{HTTP: "/", ExitCode: 1}}}}, []string{"smoke.probes[0]: args and exit-code belong to a one-shot probe"}},
-		"probe, no http":   {pipelines.Config{Smoke: pipelines.Smoke{Probes: []pipelines.Probe{{Status: 200}}}}, []string{"smoke.probes[0]: status and port belong to an http probe"}},
+		"probe, no http":   {pipelines.Config{Smoke: pipelines.Smoke{Probes: []pipelines.Probe{{Status: 200}}}}, []string{"smoke.probes[0]: status, headers and port belong to an http probe"}},
 		"probe, port":      {pipelines.Config{Smoke: pipelines.Smoke{Probes: []pipelines.Probe{{HTTP: "/", Port: 70000}}}}, []string{"smoke.probes[0].port: 70000 is not a port"}},
 		"module":           {pipelines.Config{Modules: []string{"tools"}}, []string{"there is no tools/go.mod"}},
 		"module, outside":  {pipelines.Config{Modules: []string{"../x"}}, []string{"module ../x is outside of the source"}},

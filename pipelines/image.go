@@ -16,7 +16,6 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/klauspost/compress/gzip"
 
 	"github.com/slipway-ci/slipway/pipelines/fault"
 	"github.com/slipway-ci/slipway/pipelines/internal/oci"
@@ -52,11 +51,13 @@ type PlatformImage struct {
 	// Size is what a pull transfers, in bytes.
 	Size   int64   `json:"size"`
 	Layers []Layer `json:"layers"`
+
+	run v1.Config
 }
 
 // Layer is one layer of an image.
 type Layer struct {
-	// Kind says what it holds: base, certificates, timezones, accounts, tmp or commands.
+	// Kind says what it holds: base, certificates, timezones, accounts, tmp, files or commands.
 	Kind string `json:"kind"`
 	// Digest is that of the compressed layer; DiffID that of the uncompressed one, which depends on no
 	// compressor.
@@ -81,9 +82,9 @@ func (p *Pipeline) Image(ctx context.Context) (*ImageResult, error) {
 		return &ImageResult{Verdict: Skipped}, err
 	}
 	s := p.stage("image")
-	result := &ImageResult{Verdict: Passed, Layout: imageDir, Compressor: oci.Compressor(oci.Gzip)}
+	result := &ImageResult{Verdict: Passed, Layout: imageDir, Compressor: oci.Compressor(oci.Compression(p.Config.Compression))}
 	err = s.task(ctx, "image", func(ctx context.Context, progress func(string)) (Verdict, string, error) {
-		if err := p.assemble(ctx, result, progress); err != nil {
+		if err := p.assemble(ctx, p.Config, p.imagePlatforms(), p.path(imageDir), result, progress); err != nil {
 			return "", "", err
 		}
 		for _, m := range result.Platforms {
@@ -92,6 +93,14 @@ func (p *Pipeline) Image(ctx context.Context) (*ImageResult, error) {
 				s.fail(Failure{What: "image " + m.Platform, Where: m.Platform, Message: err.Error()})
 				return Failed, err.Error(), nil
 			}
+		}
+		large, err := p.exceeded(result)
+		if err != nil {
+			return "", "", err
+		}
+		if s.fail(large...); len(large) > 0 {
+			result.Verdict = Failed
+			return Failed, "larger than allowed", nil
 		}
 		return Passed, result.summary(), nil
 	})
@@ -143,39 +152,40 @@ func (p *Pipeline) entrypoint() (string, error) {
 	return "", fault.Usagef("Name one with --entrypoint="+names[0]+", or build fewer with --commands.", "the image has %d commands (%s): which one does it start?", len(names), shorten(names, 5))
 }
 
-func (p *Pipeline) assemble(ctx context.Context, result *ImageResult, progress func(string)) error {
-	base, err := p.base(ctx)
+// assemble writes the image that c describes into a layout.
+func (p *Pipeline) assemble(ctx context.Context, c Config, platforms []Platform, layout string, result *ImageResult, progress func(string)) error {
+	base, err := p.base(ctx, c, progress)
 	if err != nil {
 		return err
 	}
 	if base.Digest != "" {
-		result.Base, result.BaseDigest = shownBase(p.Config.Base), base.Digest
+		result.Base, result.BaseDigest = shownBase(c.Base), base.Digest
 	}
 	entrypoint, err := p.entrypoint()
 	if err != nil {
 		return err
 	}
 	progress("layers")
-	layout := p.path(imageDir)
-	spec := oci.Spec{Created: p.sourceTime(), RefName: p.Plan.Name, Annotations: p.labels(result)}
-	platforms := p.imagePlatforms()
+	labels := p.labels(result)
+	spec := oci.Spec{Created: p.sourceTime(), RefName: p.Plan.Name, Annotations: labels, Docker: c.Format == "docker"}
 	lower := make([]v1.Image, len(platforms))
 	for i, platform := range platforms {
 		if lower[i], err = base.Image(ctx, platform.String()); err != nil {
 			return baseError(err)
 		}
 	}
-	parts, err := p.commonParts()
+	parts, err := p.commonParts(c)
 	if err != nil {
 		return err
 	}
 	n := len(parts)
 	for _, platform := range platforms {
-		parts = append(parts, part{"commands", p.commandEntries(platform)})
+		parts = append(parts, part{"commands", p.commandEntries(platform, entrypoint)})
 	}
 	layers := make([]*oci.Layer, len(parts))
+	o := oci.LayerOptions{ModTime: p.sourceTime(), Compression: oci.Compression(c.Compression), CacheDir: filepath.Join(p.opts.Cache, "layers")}
 	err = p.parallel(ctx, len(parts), func(_ context.Context, i int) (err error) {
-		if layers[i], err = oci.WriteLayer(layout, parts[i].kind, parts[i].entries, oci.LayerOptions{ModTime: p.sourceTime(), CacheDir: filepath.Join(p.opts.Cache, "layers")}); err != nil {
+		if layers[i], err = oci.WriteLayer(layout, parts[i].kind, parts[i].entries, o); err != nil {
 			return p.dist.error(err)
 		}
 		return nil
@@ -185,7 +195,7 @@ func (p *Pipeline) assemble(ctx context.Context, result *ImageResult, progress f
 	}
 	for i, platform := range platforms {
 		spec.Images = append(spec.Images, oci.ImageSpec{
-			Platform: platform.String(), Base: lower[i], Layers: append(slices.Clone(layers[:n]), layers[n+i]), Annotations: spec.Annotations, Config: p.imageConfig(entrypoint, spec.Annotations),
+			Platform: platform.String(), Base: lower[i], Layers: append(slices.Clone(layers[:n]), layers[n+i]), Annotations: labels, Config: imageConfig(c, entrypoint, labels),
 		})
 	}
 	progress("assembling")
@@ -195,7 +205,7 @@ func (p *Pipeline) assemble(ctx context.Context, result *ImageResult, progress f
 	}
 	result.Digest = index.Digest
 	for _, i := range index.Images {
-		m := PlatformImage{Platform: i.Platform, Manifest: i.Manifest, Config: i.Config, Size: i.Size()}
+		m := PlatformImage{Platform: i.Platform, Manifest: i.Manifest, Config: i.Config, Size: i.Size(), run: i.Run}
 		for _, l := range i.Layers {
 			m.Layers = append(m.Layers, Layer{Kind: l.Kind, Digest: l.Digest, DiffID: l.DiffID, Size: l.Size, Uncompressed: l.UncompressedSize})
 		}
@@ -204,40 +214,29 @@ func (p *Pipeline) assemble(ctx context.Context, result *ImageResult, progress f
 	return nil
 }
 
-// part is what goes into one layer.
-type part struct {
-	kind    string
-	entries []oci.Entry
-}
-
-// commandEntries are the commands for a platform.
-func (p *Pipeline) commandEntries(platform Platform) []oci.Entry {
-	var entries []oci.Entry
-	for _, b := range p.build.Binaries {
-		if b.platform == platform {
-			entries = append(entries, oci.Entry{Path: path.Join(binDir, b.Name), Mode: 0o755, File: p.path(b.Path)})
-		}
+func imageConfig(c Config, entrypoint string, labels map[string]string) oci.Config {
+	command := []string{"/" + path.Join(binDir, entrypoint)}
+	o := oci.Config{
+		User: c.User, Entrypoint: command, Cmd: c.Args, ExposedPorts: c.Ports, Volumes: c.Volumes, StopSignal: c.StopSignal, WorkingDir: c.WorkingDir,
+		Healthcheck: c.dockerHealth(command), Labels: labels,
 	}
-	return entries
-}
-
-func (p *Pipeline) imageConfig(entrypoint string, labels map[string]string) oci.Config {
-	c := oci.Config{User: p.Config.User, Entrypoint: []string{"/" + path.Join(binDir, entrypoint)}, Cmd: p.Config.Args, ExposedPorts: p.Config.Ports, Labels: labels}
-	if p.Config.Base == oci.Scratch {
-		c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	if c.Base == oci.Scratch {
+		o.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	}
-	for _, k := range sortedKeys(p.Config.Env) {
-		c.Env = append(c.Env, k+"="+p.Config.Env[k])
+	for _, k := range sortedKeys(c.Env) {
+		o.Env = append(o.Env, k+"="+c.Env[k])
 	}
-	return c
+	return o
 }
 
 // base finds the base image and pins it in the lock file. What lies on disk is not pinned: it is itself
 // part of what the user controls.
-func (p *Pipeline) base(ctx context.Context) (*oci.Base, error) {
-	ref := p.Config.Base
+func (p *Pipeline) base(ctx context.Context, c Config, progress func(string)) (*oci.Base, error) {
+	ref := c.Base
 	local := ref == oci.Scratch || strings.HasPrefix(ref, "oci:")
-	o := oci.BaseOptions{CacheDir: filepath.Join(p.opts.Cache, "images")}
+	o := oci.BaseOptions{CacheDir: filepath.Join(p.opts.Cache, "images"), Mirrors: c.Mirrors, Progress: func(done, total int64) {
+		progress(fmt.Sprintf("pulling %s: %s of %s", shownBase(ref), humanBytes(done), humanBytes(total)))
+	}}
 	if !local {
 		o.Pin = p.Lock.base(ref)
 	}
@@ -245,7 +244,8 @@ func (p *Pipeline) base(ctx context.Context) (*oci.Base, error) {
 	if err != nil {
 		return nil, baseError(err)
 	}
-	if !local {
+	// A comparison with others pins nothing.
+	if !local && ref == p.Config.Base {
 		p.Lock.setBase(ref, base.Digest)
 	}
 	return base, nil
@@ -253,7 +253,7 @@ func (p *Pipeline) base(ctx context.Context) (*oci.Base, error) {
 
 // LockBase resolves the base image and pins it in the lock file.
 func (p *Pipeline) LockBase(ctx context.Context) error {
-	_, err := p.base(ctx)
+	_, err := p.base(ctx, p.Config, func(string) {})
 	return err
 }
 
@@ -284,38 +284,6 @@ func shownBase(ref string) string {
 		return "oci:" + filepath.Base(dir)
 	}
 	return ref
-}
-
-// commonParts are what a program needs around it, the same for every platform. Each is a layer of its
-// own, so that registries keep it once for all images.
-func (p *Pipeline) commonParts() ([]part, error) {
-	var parts []part
-	if *p.Config.Certificates {
-		entries, err := oci.Certificates()
-		if err != nil {
-			return nil, err
-		}
-		parts = append(parts, part{"certificates", entries})
-	}
-	switch zones := p.Config.Timezones; {
-	case slices.Equal(zones, []string{"none"}):
-	case slices.Equal(zones, []string{"all"}):
-		zones = nil
-		fallthrough
-	default:
-		entries, err := oci.TimeZones(zones...)
-		if err != nil {
-			return nil, fault.Usagef("Use names of the IANA time zone database, or all, or none.", "timezones: %v", err)
-		}
-		parts = append(parts, part{"timezones", entries})
-	}
-	if *p.Config.Accounts {
-		parts = append(parts, part{"accounts", oci.Accounts()})
-	}
-	if *p.Config.Tmp {
-		parts = append(parts, part{"tmp", oci.Temp()})
-	}
-	return parts, nil
 }
 
 // labels are the standard ones of the OCI image specification, as far as source, commit and lock file
@@ -358,11 +326,11 @@ func (p *Pipeline) checkLayer(m PlatformImage) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
+	z, err := oci.Uncompress(f)
 	if err != nil {
 		return err
 	}
+	defer z.Close()
 	found := map[string]string{}
 	t := tar.NewReader(z)
 	for {

@@ -19,13 +19,13 @@ func TestParseBytes(t *testing.T) {
 		"1": 1, "1000000": 1000000, "7B": 7, "2kB": 2000, "2MB": 2e6, "2GB": 2e9, "2KiB": 2048, "256MiB": 256 << 20, "1GiB": 1 << 30,
 		fmt.Sprint(int64(1) << 62): 1 << 62, "4294967296GiB": 1 << 62,
 	} {
-		got, err := parseBytes(text)
+		got, err := parseBytes("smoke.memory", text)
 		require.NoError(t, err, text)
 		assert.Equal(t, want, got, text)
 	}
 	for _, text := range []string{"", "0", "0MiB", "-1", "-1MiB", "+1", "1.5GiB", "1e6", "MiB", "1 MiB", " 1", "1 ", "1Mib", "1mb", "1KB", "1TiB", "0x10", "01", "1\n", "1_000", "٣MiB",
 		"4294967297GiB", "9223372036854775808", "99999999999999999999GiB"} {
-		_, err := parseBytes(text)
+		_, err := parseBytes("smoke.memory", text)
 		require.Error(t, err, text)
 		assert.Equal(t, fault.Usage, fault.Of(err))
 		assert.ErrorContains(t, err, fmt.Sprintf("smoke.memory: %q is not a size", text))
@@ -235,7 +235,7 @@ func FuzzParseConfig(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		c, err := ParseConfig("slipway.yaml", text)
+		c, err := ParseConfig("slipway.yaml", text, "")
 		if err != nil {
 			require.Equal(t, fault.Usage, fault.Of(err))
 			require.True(t, strings.HasPrefix(err.Error(), "slipway.yaml:"), "%v", err)

@@ -50,6 +50,7 @@ type Pipeline struct {
 	Lock   *Lock
 	Record *Record
 
+	given  Config // without defaults
 	engine engine.Engine
 	opts   Options
 	dist   *dist
@@ -67,11 +68,12 @@ type Pipeline struct {
 // New plans a pipeline: it finds modules and commands, resolves the matrix, and fetches and verifies
 // toolchains and modules. The caller must Close the pipeline.
 func New(ctx context.Context, e engine.Engine, c Config, o Options) (*Pipeline, error) {
+	given := c
 	c, err := c.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	p := &Pipeline{Config: c, Lock: o.Lock, engine: e, opts: o, start: time.Now()}
+	p := &Pipeline{Config: c, given: given, Lock: o.Lock, engine: e, opts: o, start: time.Now()}
 	if p.Lock == nil {
 		if p.Lock, err = ReadLock(e.Source().FS); err != nil {
 			return nil, err

@@ -2,6 +2,10 @@ package pipelines
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -10,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
+	"github.com/slipway-ci/slipway/pipelines/fault"
 )
 
 const recordSchema = 1
@@ -43,6 +48,9 @@ type Record struct {
 	Deps      *DepsResult   `json:"deps,omitempty"`
 	Smoke     *SmokeResult  `json:"smoke,omitempty"`
 	Published []PublishedTo `json:"published,omitempty"`
+	// Compare and Sizes are what was asked for by name.
+	Compare *CompareResult `json:"compare,omitempty"`
+	Sizes   *SizesResult   `json:"sizes,omitempty"`
 	// Notes changed no verdict.
 	Notes []string `json:"notes,omitempty"`
 	// Started is when the run began, in RFC 3339.
@@ -119,6 +127,22 @@ func (m *Milliseconds) UnmarshalJSON(b []byte) error {
 	return err
 }
 
+// Microseconds is a duration that JSON shows in microseconds.
+type Microseconds time.Duration
+
+// MarshalJSON implements json.Marshaler.
+func (m Microseconds) MarshalJSON() ([]byte, error) {
+	return json.Marshal(time.Duration(m).Microseconds())
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (m *Microseconds) UnmarshalJSON(b []byte) error {
+	var n int64
+	err := json.Unmarshal(b, &n)
+	*m = Microseconds(time.Duration(n) * time.Microsecond)
+	return err
+}
+
 func newRecord(c Config, e engine.Engine) *Record {
 	return &Record{
 		Schema:  recordSchema,
@@ -136,6 +160,14 @@ func (c Config) asMap() map[string]any {
 	m := map[string]any{}
 	c.Base = shownBase(c.Base)
 	c.VulnDB = shownDatabase(c.VulnDB)
+	c.Bases = slices.Clone(c.Bases)
+	for i := range c.Bases {
+		c.Bases[i] = shownBase(c.Bases[i])
+	}
+	if c.Previous != "" {
+		c.Previous = filepath.Base(c.Previous)
+	}
+	c.Profiles = nil // the settings of the one in force are there
 	c.To = slices.Clone(c.To)
 	for i := range c.To {
 		c.To[i] = shownTarget(c.To[i])
@@ -182,4 +214,28 @@ func slipwayVersion() string {
 		}
 	}
 	return "(devel)"
+}
+
+// ReadRecord reads a run record, run.json.
+func ReadRecord(file string) (*Record, error) {
+	const next = "Name the run.json that a run of slipway has written."
+	text, err := os.ReadFile(file)
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err
+	}
+	if err != nil {
+		return nil, fault.Usagef(next, "run record %s: %v", file, err)
+	}
+	var schema struct{ Schema int }
+	if err := json.Unmarshal(text, &schema); err != nil {
+		return nil, fault.Usagef(next, "run record %s: %v", file, err)
+	}
+	if schema.Schema != recordSchema {
+		return nil, fault.Usagef("Use a slipway that is as new as the one that wrote it.", "run record %s has schema %d, this slipway reads %d", file, schema.Schema, recordSchema)
+	}
+	r := &Record{}
+	if err := json.Unmarshal(text, r); err != nil {
+		return nil, fault.Usagef(next, "run record %s: %v", file, err)
+	}
+	return r, nil
 }

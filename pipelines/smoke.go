@@ -5,13 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -35,12 +31,35 @@ type SmokeRun struct {
 	Detail string `json:"detail"`
 	// Isolation tells how the image was confined.
 	Isolation *engine.Isolation `json:"isolation,omitempty"`
-	// Ready is the time from the start to the first good answer.
-	Ready Milliseconds `json:"ready_ms,omitempty"`
-	// MaxMemory is the largest resident size in bytes.
+	// Probes are what the probes said, of the last repetition.
+	Probes []ProbeRun `json:"probes,omitempty"`
+	// Starts are the times from the start to the first good answer of a service, or to the end of a program
+	// that ends by itself, one for each repetition. Ready is their median.
+	Starts []Microseconds `json:"starts_us,omitempty"`
+	Ready  Milliseconds   `json:"ready_ms,omitempty"`
+	// Service tells that it stayed, rather than to end by itself.
+	Service bool `json:"service,omitempty"`
+	// Ports are the TCP ports on which it listened when it was ready.
+	Ports []int `json:"ports,omitempty"`
+	// ExitCode is that of a service that was asked to stop, and Stopped the time that it took.
+	ExitCode *int         `json:"exit_code,omitempty"`
+	Stopped  Milliseconds `json:"stopped_ms,omitempty"`
+	// MaxMemory is the largest resident size in bytes, the median of all repetitions.
 	MaxMemory int64 `json:"max_memory,omitempty"`
+	// Leftover are names of processes that the first one left behind, Written files that were changed outside
+	// of file systems in memory; as far as the isolation lets them be seen.
+	Leftover []string `json:"leftover,omitempty"`
+	Written  []string `json:"written,omitempty"`
 	// Output are the last lines that the image printed, of a failed run.
 	Output string `json:"output,omitempty"`
+}
+
+// ProbeRun is what one probe said.
+type ProbeRun struct {
+	Probe  string `json:"probe"`
+	Detail string `json:"detail"`
+	// Elapsed is the time until the right answer.
+	Elapsed Milliseconds `json:"elapsed_ms"`
 }
 
 // errSmoke is a bad answer of the image, as opposed to a fault of the environment.
@@ -49,50 +68,6 @@ type errSmoke string
 func (e errSmoke) Error() string { return string(e) }
 
 func badAnswer(format string, a ...any) error { return errSmoke(fmt.Sprintf(format, a...)) }
-
-// checkProbes finds what is wrong with the smoke configuration before anything runs.
-func (c Config) checkProbes() error {
-	for i, probe := range c.Smoke.Probes {
-		key := fmt.Sprintf("smoke.probes[%d]", i)
-		if _, err := regexp.Compile("(?m)" + probe.Output); err != nil {
-			return fault.Usagef("It is a regular expression as described at https://pkg.go.dev/regexp/syntax.", "%s.output: %v", key, err)
-		}
-		if probe.HTTP == "" {
-			if probe.Status != 0 || probe.Port != 0 {
-				return fault.Usagef("Add http with the path to ask for, such as /healthz.", "%s: status and port belong to an http probe", key)
-			}
-			continue
-		}
-		if !strings.HasPrefix(probe.HTTP, "/") {
-			return fault.Usagef("Give the path, such as /healthz.", "%s.http: %q does not begin with a slash", key, probe.HTTP)
-		}
-		if probe.Args != nil || probe.ExitCode != 0 {
-			return fault.Usagef("Make two probes of it.", "%s: args and exit-code belong to a one-shot probe, http to a service", key)
-		}
-		if probe.Port < 0 || probe.Port > 65535 {
-			return fault.Usagef("Ports are 1 to 65535.", "%s.port: %d is not a port", key, probe.Port)
-		}
-	}
-	for _, port := range c.Ports {
-		if _, err := tcpPort(port); err != nil {
-			return fault.Usagef("Write it as 8080 or 53/udp.", "ports: %q is not a port", port)
-		}
-	}
-	return nil
-}
-
-// tcpPort returns the number of a port as configured, 0 if it is not TCP.
-func tcpPort(s string) (int, error) {
-	number, protocol, ok := strings.Cut(s, "/")
-	n, err := strconv.Atoi(number)
-	if err != nil || n < 1 || n > 65535 || ok && protocol != "tcp" && protocol != "udp" && protocol != "sctp" {
-		return 0, fmt.Errorf("%q is not a port", s)
-	}
-	if ok && protocol != "tcp" {
-		return 0, nil
-	}
-	return n, nil
-}
 
 // Smoke starts the image of every platform that this machine can execute as production would, asks the
 // probes, and stops it.
@@ -110,21 +85,15 @@ func (p *Pipeline) Smoke(ctx context.Context) (*SmokeResult, error) {
 	// One after the other: what one image does must not change what another is seen to do.
 	for _, m := range image.Platforms {
 		err := s.task(ctx, "smoke "+m.Platform, func(ctx context.Context, progress func(string)) (Verdict, string, error) {
-			t := &trial{p: p, manifest: m.Manifest, progress: progress, run: SmokeRun{Platform: m.Platform, Verdict: Passed}}
-			err := t.all(ctx)
-			var foreign *engine.ForeignError
-			var bad errSmoke
-			switch {
-			case errors.As(err, &foreign):
-				t.run.Verdict, t.run.Detail = NotRun, foreign.Error()
-			case errors.As(err, &bad):
-				t.run.Verdict, t.run.Detail, t.run.Output = Failed, bad.Error(), tail.Lines(t.output, 20)
-				s.fail(Failure{What: "the image", Where: m.Platform, Message: strings.TrimSpace(t.run.Detail + "\n" + t.run.Output), Repeat: map[string]string{"platforms": m.Platform}})
-			case err != nil:
+			run, err := p.try(ctx, p.Config, p.path(imageDir), m, progress)
+			if err != nil {
 				return "", "", err
 			}
-			result.Runs = append(result.Runs, t.run)
-			return t.run.Verdict, t.run.Detail, nil
+			if run.Verdict == Failed {
+				s.fail(Failure{What: "the image", Where: m.Platform, Message: strings.TrimSpace(run.Detail + "\n" + run.Output), Repeat: map[string]string{"platforms": m.Platform}})
+			}
+			result.Runs = append(result.Runs, *run)
+			return run.Verdict, run.Detail, nil
 		})
 		if err != nil {
 			return nil, err
@@ -153,18 +122,38 @@ func (p *Pipeline) Smoke(ctx context.Context) (*SmokeResult, error) {
 	return result, nil
 }
 
+// try makes the smoke run of one image, as c has it.
+func (p *Pipeline) try(ctx context.Context, c Config, layout string, m PlatformImage, progress func(string)) (*SmokeRun, error) {
+	t := &trial{p: p, config: c, layout: layout, image: m, progress: progress, run: SmokeRun{Platform: m.Platform, Verdict: Passed}}
+	err := t.all(ctx)
+	var foreign *engine.ForeignError
+	var bad errSmoke
+	switch {
+	case errors.As(err, &foreign):
+		t.run.Verdict, t.run.Detail = NotRun, foreign.Error()
+	case errors.As(err, &bad):
+		t.run.Verdict, t.run.Detail, t.run.Output = Failed, bad.Error(), tail.Lines(t.output, 20)
+	case err != nil:
+		return nil, err
+	}
+	return &t.run, nil
+}
+
 // trial tries the image of one platform.
 type trial struct {
 	p        *Pipeline
-	manifest string
+	config   Config
+	layout   string
+	image    PlatformImage
 	progress func(string)
 	run      SmokeRun
+	memory   []int64 // of each repetition
 	output   []byte
 }
 
 func (t *trial) container(args []string) engine.Container {
-	c := t.p.Config.Smoke
-	memory, _ := parseBytes(c.Memory) // was checked
+	c := t.config.Smoke
+	memory, _ := parseBytes("", c.Memory) // was checked
 	isolation := c.Isolation
 	if isolation == "auto" {
 		isolation = ""
@@ -173,35 +162,106 @@ func (t *trial) container(args []string) engine.Container {
 	for _, k := range sortedKeys(c.Env) {
 		env = append(env, k+"="+c.Env[k])
 	}
-	return engine.Container{Layout: t.p.path(imageDir), Manifest: t.manifest, Args: args, Env: env, Memory: memory, Processes: c.Processes, Isolation: isolation}
+	return engine.Container{
+		Layout: t.layout, Manifest: t.image.Manifest, Args: args, Env: env, Memory: memory, Processes: c.Processes, Isolation: isolation,
+		Capabilities: t.config.Capabilities,
+	}
 }
 
+// all repeats everything as often as is wanted.
 func (t *trial) all(ctx context.Context) error {
-	var said []string
-	var service []Probe
-	for _, probe := range t.p.Config.Smoke.Probes {
-		if probe.HTTP != "" {
-			service = append(service, probe)
-			continue
-		}
-		t.progress(strings.Join(probe.Args, " "))
-		if err := t.once(ctx, probe); err != nil {
+	n := t.config.Smoke.Repeat
+	var text string
+	for i := range n {
+		t.run.Probes, t.memory = nil, append(t.memory, 0)
+		var err error
+		if text, err = t.round(ctx); err != nil {
+			var bad errSmoke
+			if n > 1 && errors.As(err, &bad) {
+				err = badAnswer("at the %d. of %d times, %v", i+1, n, bad)
+			}
 			return err
 		}
-		said = append(said, fmt.Sprintf("%q ended with %d", strings.Join(probe.Args, " "), probe.ExitCode))
 	}
-	if len(service) > 0 || len(said) == 0 {
-		text, err := t.serve(ctx, service)
-		if err != nil {
-			return err
-		}
-		said = append(said, text)
+	t.run.MaxMemory = median(t.memory)
+	t.run.Ready = Milliseconds(median(t.run.Starts))
+	t.run.Detail = text
+	if t.run.Service && t.run.Ready > 0 {
+		t.run.Detail += fmt.Sprintf(" after %d ms", time.Duration(t.run.Ready).Milliseconds())
 	}
-	t.run.Detail = strings.Join(said, "; ")
+	if n > 1 {
+		t.run.Detail += fmt.Sprintf(", median of %d", n)
+	}
 	if t.run.Isolation != nil {
 		t.run.Detail += " (" + t.run.Isolation.Kind + ")"
 	}
+	for what, names := range map[string][]string{"left processes behind": t.run.Leftover, "changed files outside of file systems in memory": t.run.Written} {
+		if len(names) > 0 {
+			t.p.note("smoke", "the image for %s %s: %s", t.image.Platform, what, shorten(names, 5))
+		}
+	}
 	return nil
+}
+
+func median[T cmp.Ordered](all []T) T {
+	if len(all) == 0 {
+		var none T
+		return none
+	}
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[(len(sorted)-1)/2]
+}
+
+// round asks all probes once.
+func (t *trial) round(ctx context.Context) (string, error) {
+	var said []string
+	var service []Probe
+	for _, probe := range t.config.Smoke.Probes {
+		if !probe.once() {
+			service = append(service, probe)
+			continue
+		}
+		t.progress(probe.String())
+		begin := time.Now()
+		if err := t.once(ctx, probe); err != nil {
+			return "", err
+		}
+		if len(said) == 0 {
+			t.run.Starts = append(t.run.Starts, Microseconds(time.Since(begin)))
+		}
+		t.said(probe.String(), fmt.Sprintf("ended with %d", probe.ExitCode), begin)
+		said = append(said, fmt.Sprintf("%s ended with %d", probe, probe.ExitCode))
+	}
+	if len(service) > 0 || len(said) == 0 {
+		if len(said) > 0 {
+			t.run.Starts = t.run.Starts[:len(t.run.Starts)-1] // that of the service says more
+		}
+		text, err := t.serve(ctx, service)
+		if err != nil {
+			return "", err
+		}
+		said = append(said, text)
+	}
+	return strings.Join(said, "; "), nil
+}
+
+func (t *trial) said(probe, detail string, begin time.Time) {
+	t.run.Probes = append(t.run.Probes, ProbeRun{Probe: probe, Detail: detail, Elapsed: Milliseconds(time.Since(begin))})
+}
+
+// ended takes note of what is known when a process has ended.
+func (t *trial) ended(exit engine.Exit) {
+	last := len(t.memory) - 1
+	t.memory[last] = max(t.memory[last], exit.MaxMemory)
+	t.run.Leftover = merge(t.run.Leftover, exit.Leftover)
+	t.run.Written = merge(t.run.Written, exit.Written)
+}
+
+// merge is the union of two sorted lists.
+func merge(a, b []string) []string {
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // start starts the image and returns it with what closes it and keeps its output.
@@ -237,30 +297,23 @@ func (t *trial) once(ctx context.Context, probe Probe) error {
 		return err
 	}
 	defer done()
-	deadline, cancel := context.WithTimeout(ctx, t.p.Config.Smoke.Deadline)
+	deadline, cancel := context.WithTimeout(ctx, probe.Deadline)
 	defer cancel()
 	exit, err := process.Wait(deadline)
 	if err != nil {
 		if ctx.Err() == nil && deadline.Err() != nil {
-			return badAnswer("%s did not end within %s", command(probe.Args), t.p.Config.Smoke.Deadline)
+			return badAnswer("%s did not end within %s", probe, probe.Deadline)
 		}
 		return err
 	}
-	t.run.MaxMemory = max(t.run.MaxMemory, exit.MaxMemory)
+	t.ended(exit)
 	if exit.Code != probe.ExitCode {
-		return badAnswer("%s ended with %s, not %d", command(probe.Args), describe(exit), probe.ExitCode)
+		return badAnswer("%s ended with %s, not %d", probe, describe(exit), probe.ExitCode)
 	}
 	if out := process.Output(); !regexp.MustCompile("(?m)" + probe.Output).Match(out) {
-		return badAnswer("the output of %s does not match %q", command(probe.Args), probe.Output)
+		return badAnswer("the output of %s does not match %q", probe, probe.Output)
 	}
 	return nil
-}
-
-func command(args []string) string {
-	if len(args) == 0 {
-		return "the entrypoint without arguments"
-	}
-	return strconv.Quote(strings.Join(args, " "))
 }
 
 func describe(exit engine.Exit) string {
@@ -288,34 +341,45 @@ func (t *trial) serve(ctx context.Context, probes []Probe) (string, error) {
 		w.exit, w.err = process.Wait(waiting)
 	}()
 
-	said := ""
+	var said []string
+	ready := func(text string) {
+		if len(said) == 0 {
+			t.run.Starts = append(t.run.Starts, Microseconds(time.Since(begin)))
+		}
+		said = append(said, text)
+	}
 	if len(probes) == 0 {
-		said, err = t.look(ctx, w, begin)
+		var text string
+		if text, err = t.look(ctx, w); err == nil {
+			ready(text)
+			t.said("start", text, begin)
+		}
 	}
 	for _, probe := range probes {
-		t.progress("GET " + probe.HTTP)
-		if err = t.ask(ctx, w, probe); err != nil {
+		t.progress(probe.String())
+		asked := time.Now()
+		var answer string
+		if answer, err = t.ask(ctx, w, probe); err != nil {
 			break
 		}
-		if t.run.Ready == 0 {
-			t.run.Ready = Milliseconds(time.Since(begin))
-		}
-		said = "GET " + probe.HTTP + " answered " + strconv.Itoa(cmp.Or(probe.Status, 200))
+		ready(probe.String() + " " + answer)
+		t.said(probe.String(), answer, asked)
 	}
 	if err == nil && !w.hasEnded() {
+		t.run.Service = true
+		if ports, listenErr := w.Listening(ctx); listenErr == nil {
+			t.run.Ports = ports
+		}
 		t.progress("stopping")
 		err = t.stop(ctx, w)
 	}
 	if err == nil && ctx.Err() != nil {
 		err = ctx.Err()
 	}
-	if w.hasEnded() {
-		t.run.MaxMemory = max(t.run.MaxMemory, w.exit.MaxMemory)
+	if w.hasEnded() && w.err == nil {
+		t.ended(w.exit)
 	}
-	if t.run.Ready > 0 {
-		said += fmt.Sprintf(" after %d ms", time.Duration(t.run.Ready).Milliseconds())
-	}
-	return said, err
+	return strings.Join(said, ", "), err
 }
 
 // watched is a process whose end is waited for in the background.
@@ -357,15 +421,15 @@ func (w *watched) until(ctx context.Context, limit time.Duration, try func(ctx c
 }
 
 // look is the probe for images of which nothing was said: they may end well, or stay and listen.
-func (t *trial) look(ctx context.Context, w *watched, begin time.Time) (string, error) {
+func (t *trial) look(ctx context.Context, w *watched) (string, error) {
 	var expected []int
-	for _, p := range t.p.Config.Ports {
+	for _, p := range t.config.Ports {
 		if n, _ := tcpPort(p); n > 0 { // was checked
 			expected = append(expected, n)
 		}
 	}
 	port := 0
-	ok, ended := w.until(ctx, t.p.Config.Smoke.Deadline, func(ctx context.Context) bool {
+	ok, ended := w.until(ctx, t.config.Smoke.Deadline, func(ctx context.Context) bool {
 		candidates := expected
 		if len(candidates) == 0 {
 			candidates, _ = w.Listening(ctx)
@@ -381,7 +445,6 @@ func (t *trial) look(ctx context.Context, w *watched, begin time.Time) (string, 
 	})
 	switch {
 	case ok:
-		t.run.Ready = Milliseconds(time.Since(begin))
 		return fmt.Sprintf("accepts connections on port %d", port), nil
 	case ctx.Err() != nil:
 		return "", ctx.Err()
@@ -396,114 +459,34 @@ func (t *trial) look(ctx context.Context, w *watched, begin time.Time) (string, 
 	case ended:
 		return "", badAnswer("the image ended with %s", describe(w.exit))
 	case len(expected) > 0:
-		return "", badAnswer("the image did not listen on port %d within %s", expected[0], t.p.Config.Smoke.Deadline)
+		return "", badAnswer("the image did not listen on port %d within %s", expected[0], t.config.Smoke.Deadline)
 	}
-	return fmt.Sprintf("stayed for %s and listens nowhere", t.p.Config.Smoke.Deadline), nil
-}
-
-// maxBody is how much of an answer is read, in bytes.
-const maxBody = 1 << 20
-
-// ask asks an HTTP probe until the answer is right or the deadline has passed, as an orchestrator does.
-func (t *trial) ask(ctx context.Context, w *watched, probe Probe) error {
-	port := probe.Port
-	client := &http.Client{
-		Transport: &http.Transport{
-			DisableKeepAlives: true,
-			DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return w.Dial(ctx, port) },
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	wanted := cmp.Or(probe.Status, http.StatusOK)
-	pattern := regexp.MustCompile("(?m)" + probe.Output)
-	last := "nothing listens"
-	ok, ended := w.until(ctx, t.p.Config.Smoke.Deadline, func(ctx context.Context) bool {
-		if port == 0 {
-			var err error
-			if port, err = t.onlyPort(ctx, w); err != nil {
-				last = err.Error()
-				return false
-			}
-		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://localhost:%d%s", port, probe.HTTP), nil)
-		if err != nil {
-			last = err.Error()
-			return false
-		}
-		answer, err := client.Do(req)
-		if err != nil {
-			if last == "nothing listens" || !errors.Is(err, context.DeadlineExceeded) {
-				last = strings.TrimPrefix(err.Error(), fmt.Sprintf("Get %q: ", req.URL))
-			}
-			return false
-		}
-		defer answer.Body.Close()
-		body, err := io.ReadAll(io.LimitReader(answer.Body, maxBody))
-		switch {
-		case err != nil:
-			last = err.Error()
-		case answer.StatusCode != wanted:
-			last = "it answered " + answer.Status
-			if to := answer.Header.Get("Location"); to != "" {
-				last += ", a redirect to " + to
-			}
-		case !pattern.Match(body):
-			last = fmt.Sprintf("the body does not match %q", probe.Output)
-		default:
-			return true
-		}
-		return false
-	})
-	switch {
-	case ok:
-		return nil
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case ended && w.err != nil:
-		return w.err
-	case ended:
-		return badAnswer("the image ended with %s before GET %s was answered", describe(w.exit), probe.HTTP)
-	}
-	return badAnswer("GET %s on port %d was not answered with %d within %s: %s", probe.HTTP, port, wanted, t.p.Config.Smoke.Deadline, last)
-}
-
-// onlyPort is the port to ask when the probe names none.
-func (t *trial) onlyPort(ctx context.Context, w *watched) (int, error) {
-	var ports []int
-	for _, p := range t.p.Config.Ports {
-		if n, _ := tcpPort(p); n > 0 {
-			ports = append(ports, n)
-		}
-	}
-	if len(ports) == 0 {
-		var err error
-		if ports, err = w.Listening(ctx); err != nil {
-			return 0, err
-		}
-	}
-	switch len(ports) {
-	case 0:
-		return 0, errors.New("nothing listens")
-	case 1:
-		return ports[0], nil
-	}
-	slices.Sort(ports)
-	return 0, fmt.Errorf("it listens on ports %v: name one with `port`", ports)
+	return fmt.Sprintf("stayed for %s and listens nowhere", t.config.Smoke.Deadline), nil
 }
 
 // stop asks the image to end as an orchestrator does.
 func (t *trial) stop(ctx context.Context, w *watched) error {
-	if err := w.Signal(os.Signal(syscall.SIGTERM)); err != nil && !w.hasEnded() {
+	name := cmp.Or(t.image.run.StopSignal, "SIGTERM")
+	number := cmp.Or(signalNumber(name), int(syscall.SIGTERM)) // a base image may write anything
+	begin := time.Now()
+	if err := w.Signal(os.Signal(syscall.Signal(number))); err != nil && !w.hasEnded() {
 		return err
 	}
-	limit := time.NewTimer(t.p.Config.Smoke.Stop)
+	limit := time.NewTimer(t.config.Smoke.Stop)
 	defer limit.Stop()
 	select {
 	case <-w.ended:
-		return w.err
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-limit.C:
-		return badAnswer("the image did not end within %s after SIGTERM", t.p.Config.Smoke.Stop)
+		return badAnswer("the image did not end within %s after %s", t.config.Smoke.Stop, name)
 	}
+	if w.err != nil {
+		return w.err
+	}
+	t.run.ExitCode, t.run.Stopped = &w.exit.Code, Milliseconds(time.Since(begin))
+	if wanted := t.config.Smoke.ExitCode; wanted != nil && w.exit.Code != *wanted {
+		return badAnswer("after %s the image ended with %s, not %d", name, describe(w.exit), *wanted)
+	}
+	return nil
 }

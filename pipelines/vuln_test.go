@@ -280,7 +280,7 @@ func TestVulnConfig(t *testing.T) {
 		"vuln-db: 'https://%zz'\n":                      "this is not a URL",
 		"vuln-db: https://user:canary-5b7@db.example\n": "a password in a URL would be seen",
 	} {
-		c, err := pipelines.ParseConfig("slipway.yaml", []byte(text))
+		c, err := pipelines.ParseConfig("slipway.yaml", []byte(text), "")
 		require.NoError(t, err)
 		_, err = newPipeline(t, goModule("1.20"), c)
 		requireFault(t, err, fault.Usage, part)

@@ -45,6 +45,8 @@ var commands = []command{
 	{"attest", "write SBOMs and provenance of the image, and sign them", "slipway attest --sign-key=cosign.key --sign-password=env:COSIGN_PASSWORD", stageRunner((*pipelines.Pipeline).Attest)},
 	{"publish", "push the image and read it back", "slipway publish --to=127.0.0.1:5000/hello:1.0.0", stageRunner((*pipelines.Pipeline).Publish)},
 	{"deps", "say on what the programs depend: double major versions, heavy packages, unused requirements", "slipway deps", stageRunner((*pipelines.Pipeline).Deps)},
+	{"compare", "put the program on several base images: size, files, shell, libc, packages, cold start", "slipway compare --bases=scratch,distroless,alpine", stageRunner((*pipelines.Pipeline).Compare)},
+	{"kube", "print a Kubernetes manifest that fits the image and its smoke run", "slipway kube --to=registry.example/team/app:1.4.2 > app.yaml", stageRunner((*pipelines.Pipeline).Kube)},
 	{"init", "write slipway.yaml and a CI job for this repository", "slipway init --ci=github", nil},
 	{"plan", "show what would be done", "slipway plan", nil},
 	{"lock", "resolve what the configuration leaves open and write slipway.lock", "slipway lock --update", nil},
@@ -141,6 +143,8 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	if err == nil {
 		defer func() { err = errors.Join(err, p.Close()) }()
 		switch {
+		case in.explain:
+			_, err = p.Explain(ctx)
 		case c.run != nil:
 			err = c.run(ctx, p)
 		case c.name == "lock":
@@ -167,6 +171,9 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	kept, err := p.Finish()
 	if err != nil {
 		return err
+	}
+	if c.name == "kube" && !in.json && p.Record.Verdict == pipelines.Passed {
+		return out.file("kube.yaml")
 	}
 	if in.json {
 		err = json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "verdict": p.Record.Verdict, "record": p.Record})

@@ -32,6 +32,7 @@ type input struct {
 	update      bool
 	ci          string // service that init writes a job for
 	force       bool
+	explain     bool     // what the image is made of
 	given       []string // the flags that were given, for repeating the run
 }
 
@@ -41,7 +42,7 @@ type flagSet struct {
 	source, username, password     string
 	signKey, signPassword, keyFile string
 	ci                             string
-	json, update, force            bool
+	json, update, force, explain   bool
 }
 
 func newFlagSet(name string, c *pipelines.Config) *flagSet {
@@ -50,6 +51,7 @@ func newFlagSet(name string, c *pipelines.Config) *flagSet {
 	f.SetOutput(io.Discard) // errors are printed once, by main
 	f.Usage = func() {}
 	f.StringVar(&f.source, "source", ".", "`directory` of the source tree")
+	f.StringVar(&c.Profile, "profile", c.Profile, "`name` of the profile of slipway.yaml to use")
 	f.StringVar(&c.Engine, "engine", c.Engine, "`engine` that runs commands: host (this machine) or dagger (containers) (default host)")
 	f.StringVar(&c.GoImage, "go-image", c.GoImage, "`repository` of the golang images for the dagger engine, such as a mirror's (default golang)")
 	f.StringVar(&c.Output, "output", c.Output, "`directory` for everything that the run writes (default dist in the source)")
@@ -69,20 +71,32 @@ func newFlagSet(name string, c *pipelines.Config) *flagSet {
 	f.StringVar(&c.VulnMode, "vuln-mode", c.VulnMode, "`where` vulnerabilities are looked for: source (with call stacks) or binary (what was linked) (default source)")
 	f.StringVar(&c.VulnDB, "vuln-db", c.VulnDB, "vulnerability `database`: a URL, or a directory with a copy (default the public one)")
 	f.optional(&c.Rebuild, "rebuild", "build a second time, elsewhere and from nothing, and compare (default true)")
-	f.StringVar(&c.Base, "base", c.Base, "base image: scratch, a `reference`, or oci:DIR (default scratch)")
+	f.StringVar(&c.Base, "base", c.Base, "base image: scratch, distroless, alpine, debian, ubi, a `reference`, or oci:DIR (default scratch)")
+	f.StringToStringVar(&c.Mirrors, "mirrors", c.Mirrors, "where base images are fetched instead, as `REGISTRY=MIRROR`: docker.io=mirror.example/hub")
+	f.Lookup("mirrors").DefValue = ""
 	f.StringVar(&c.Entrypoint, "entrypoint", c.Entrypoint, "`name` of the command that the image starts")
 	f.StringSliceVar(&c.Args, "args", c.Args, "`arguments` that the image starts its entrypoint with")
 	f.StringVar(&c.User, "user", c.User, "`user` that the image runs as (default 65532:65532)")
 	f.StringToStringVar(&c.Env, "env", c.Env, "environment variables of the image, as `KEY=value`")
 	f.StringSliceVar(&c.Ports, "ports", c.Ports, "`ports` that the image exposes")
 	f.Lookup("env").DefValue = ""
+	f.StringSliceVar(&c.Volumes, "volumes", c.Volumes, "`directories` that the image declares as volumes")
+	f.StringVar(&c.WorkingDir, "working-dir", c.WorkingDir, "working `directory` of the image")
+	f.StringVar(&c.StopSignal, "stop-signal", c.StopSignal, "`signal` that asks the image to end (default SIGTERM)")
+	f.StringSliceVar(&c.Capabilities, "capabilities", c.Capabilities, "`capabilities` of the entrypoint's file, such as cap_net_bind_service")
 	f.StringToStringVar(&c.Labels, "labels", c.Labels, "labels of the image, as `KEY=value`")
 	f.Lookup("labels").DefValue = ""
 	f.optional(&c.Certificates, "certificates", "put CA certificates into the image (default true on scratch)")
 	f.StringSliceVar(&c.Timezones, "timezones", c.Timezones, "time zones in the image: all, none, or `names` (default all on scratch)")
 	f.optional(&c.Accounts, "accounts", "put /etc/passwd and /etc/group into the image (default true on scratch)")
 	f.optional(&c.Tmp, "tmp", "put an empty /tmp into the image (default true on scratch)")
+	f.StringVar(&c.Format, "format", c.Format, "`format` of manifests: oci or docker (default oci)")
+	f.StringVar(&c.Compression, "compression", c.Compression, "`compression` of layers: gzip or zstd (default gzip)")
+	f.StringVar(&c.SizeLimit, "size-limit", c.SizeLimit, "`limit` for a platform's image as it is pulled: 20MiB, or growth over --previous: +5%, +512KiB")
+	f.StringVar(&c.LayerLimit, "layer-limit", c.LayerLimit, "`limit` for each layer, likewise")
+	f.StringVar(&c.Previous, "previous", c.Previous, "`file` of an earlier run record, to compare sizes with")
 	f.StringVar(&c.Smoke.Isolation, "smoke", c.Smoke.Isolation, "`isolation` of the smoke run: auto, runc, crun, namespaces, process (none at all), service (dagger), or off (default auto)")
+	f.IntVar(&c.Smoke.Repeat, "repeat", c.Smoke.Repeat, "`number` of smoke runs, of which times and memory are medians (default 1)")
 	f.StringSliceVar(&c.To, "to", c.To, "where to publish: a `reference`, oci:DIR, tar:FILE, or embedded (a registry for the length of the run)")
 	f.StringVar(&f.username, "username", "", "`user` at the registry (default from the docker configuration)")
 	f.StringVar(&f.password, "password", "", "`where` the password is: env:NAME or file:PATH; never the password itself")
@@ -92,6 +106,12 @@ func newFlagSet(name string, c *pipelines.Config) *flagSet {
 	f.BoolVar(&f.json, "json", false, "print events and the run record as JSON, one object a line")
 	if name == "verify" {
 		f.StringVar(&f.keyFile, "key", "", "for a published image: `where` the public key is that its signatures must be of: a file, or env:NAME")
+	}
+	if name == "compare" {
+		f.StringSliceVar(&c.Bases, "bases", c.Bases, "base `images` to compare (default scratch,distroless,alpine,debian,ubi)")
+	}
+	if name == "image" {
+		f.BoolVar(&f.explain, "explain", false, "show layers and the heaviest packages, and draw them in image.svg")
 	}
 	if name == "init" {
 		f.StringVar(&f.ci, "ci", "", "`service` to write a job for: github, gitlab, or none (default what the repository looks like)")
@@ -152,7 +172,7 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 		return nil, err
 	}
 	// Paths in the file are relative to it, paths on the command line to the working directory.
-	config, err = pipelines.ReadConfig(in.source)
+	config, err = pipelines.ReadConfig(in.source, config.Profile)
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +203,7 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 	}
 	config.SetDir(cwd)
 	config.Output = ""
-	in.config, in.json, in.update, in.ci, in.force = config, f.json, f.update, f.ci, f.force
+	in.config, in.json, in.update, in.ci, in.force, in.explain = config, f.json, f.update, f.ci, f.force, f.explain
 	for _, name := range []string{"username", "password"} {
 		if flag := f.Lookup(name); flag.Changed && flag.Value.String() == "" {
 			return nil, fault.Usagef("Is a variable empty?", "--%s names nothing", name)

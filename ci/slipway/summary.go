@@ -74,6 +74,15 @@ func (o *printer) plan(wroteLock bool) error {
 	return o.err
 }
 
+// file prints a file that the run has written.
+func (o *printer) file(name string) error {
+	text, err := os.ReadFile(filepath.Join(o.in.output, name))
+	if err == nil {
+		_, err = o.w.Write(text)
+	}
+	return err
+}
+
 func commit(s pipelines.SourceID) string {
 	if s.Commit == "" {
 		return ""
@@ -111,6 +120,14 @@ func (o *printer) summary(wroteLock, kept bool) error {
 	o.table(&t)
 	if r.Deps != nil {
 		o.try(report.Deps(o.w, r.Deps))
+		o.printf("\n")
+	}
+	if r.Compare != nil && len(r.Compare.Bases) > 0 {
+		o.try(report.Compare(o.w, r.Compare))
+		o.printf("\n")
+	}
+	if r.Sizes != nil {
+		o.try(report.Sizes(o.w, r.Sizes))
 		o.printf("\n")
 	}
 	o.lock(wroteLock)

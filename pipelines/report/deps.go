@@ -7,9 +7,6 @@ import (
 	"github.com/slipway-ci/slipway/pipelines"
 )
 
-// heaviest is how many packages of a program are shown.
-const heaviest = 10
-
 // Deps writes the dependency report.
 func Deps(w io.Writer, r *pipelines.DepsResult) error {
 	for _, b := range r.Binaries {
@@ -23,12 +20,7 @@ func Deps(w io.Writer, r *pipelines.DepsResult) error {
 			}
 		}
 		if b.Weight != nil {
-			for i, x := range b.Weight.Packages {
-				if i == heaviest {
-					break
-				}
-				t.Row("  heavy", Bytes(int64(x.Bytes)), x.Package)
-			}
+			heavy(&t, b.Weight)
 			t.Row("  strip", Bytes(int64(b.Weight.DebugBytes)), "(debug information, which strip removes)")
 		}
 		if _, err := t.WriteTo(w); err != nil {

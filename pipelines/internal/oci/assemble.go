@@ -102,6 +102,8 @@ type Image struct {
 	Config       string      `json:"config"`
 	ConfigSize   int64       `json:"configSize"`
 	Layers       []LayerInfo `json:"layers"`
+	// Run is what the configuration says about running.
+	Run v1.Config `json:"-"`
 }
 
 // Size is the number of bytes that a registry holds and a pull transfers for the image.
@@ -260,6 +262,7 @@ func (b *builtImage) build(ctx context.Context, dir string, spec *ImageSpec, of 
 		return err
 	}
 
+	b.result.Run = config.Config
 	for i := range manifest.Layers {
 		var err error
 		if manifest.Layers[i].MediaType, err = layerType(manifest.Layers[i].MediaType, of.Docker); err != nil {

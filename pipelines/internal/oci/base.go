@@ -485,7 +485,7 @@ func (l *baseLayer) Uncompressed() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return uncompress(rc)
+	return Uncompress(rc)
 }
 
 // watchedReader tells when its content turns out to be damaged.

@@ -26,8 +26,10 @@ type Entry struct {
 	UID, GID int
 	// Link makes the entry a symbolic link to this target.
 	Link string
-	// File is a file of this machine whose content is streamed. Only content is taken from it.
+	// File is a file of FS, or of this machine where that is nil, whose content is streamed. Only content is
+	// taken from it.
 	File string
+	FS   fs.FS
 	// Data is the content where File is empty.
 	Data []byte
 	// Xattrs are extended attributes, such as security.capability, with their raw values.
@@ -85,7 +87,13 @@ func (e *Entry) open() (io.ReadCloser, int64, error) {
 	if e.File == "" {
 		return io.NopCloser(bytes.NewReader(e.Data)), int64(len(e.Data)), nil
 	}
-	f, err := os.Open(e.File)
+	var f fs.File
+	var err error
+	if e.FS != nil {
+		f, err = e.FS.Open(e.File)
+	} else {
+		f, err = os.Open(e.File)
+	}
 	if err != nil {
 		return nil, 0, err
 	}

@@ -127,7 +127,7 @@ func (l *Layer) Uncompressed() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return uncompress(f)
+	return Uncompress(f)
 }
 
 func (l *Layer) descriptor() v1.Descriptor {

@@ -11,9 +11,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// uncompress returns the tar stream of a layer, whatever it is compressed with: base images are made by
+// Uncompress returns the tar stream of a layer, whatever it is compressed with: base images are made by
 // others. Closing the result closes rc.
-func uncompress(rc io.ReadCloser) (io.ReadCloser, error) {
+func Uncompress(rc io.ReadCloser) (io.ReadCloser, error) {
 	buffered := bufio.NewReaderSize(rc, blockSize)
 	magic, err := buffered.Peek(4)
 	if err != nil && err != io.EOF {
@@ -48,7 +48,7 @@ func (r readCloser) Close() error { return r.close() }
 
 // unpacked reads a layer to its end and returns the digest and the size of its tar stream.
 func unpacked(rc io.ReadCloser) (v1.Hash, int64, error) {
-	r, err := uncompress(rc)
+	r, err := Uncompress(rc)
 	if err != nil {
 		return v1.Hash{}, 0, fmt.Errorf("cannot be uncompressed: %w", err)
 	}
