@@ -108,6 +108,32 @@ func (l *Lock) Write(dir string) (bool, error) {
 	return err == nil, err
 }
 
+// LockChange is a choice that a lock file makes otherwise than another.
+type LockChange struct {
+	// Kind is "go" or "base", Name what was left open: "1.22", "stable", a reference.
+	Kind, Name string
+	// Before and After are what was chosen, empty for nothing.
+	Before, After string
+}
+
+// Changes lists the choices that l makes otherwise than before did, sorted by kind and name.
+func (l *Lock) Changes(before *Lock) []LockChange {
+	var changes []LockChange
+	for _, x := range []struct {
+		kind     string
+		old, now map[string]string
+	}{{"base", before.Bases, l.Bases}, {"go", before.Go, l.Go}} {
+		names := maps.Clone(x.old)
+		maps.Copy(names, x.now)
+		for _, name := range sortedKeys(names) {
+			if x.old[name] != x.now[name] {
+				changes = append(changes, LockChange{x.kind, name, x.old[name], x.now[name]})
+			}
+		}
+	}
+	return changes
+}
+
 // Forget drops every choice, so that the next plan chooses anew. Checksums stay: a release never changes.
 func (l *Lock) Forget() {
 	l.mu.Lock()

@@ -122,6 +122,10 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	if err != nil {
 		return err
 	}
+	before, err := pipelines.ReadLock(e.Source().FS)
+	if err != nil {
+		return err
+	}
 	if in.update {
 		lock.Forget()
 	}
@@ -166,7 +170,7 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	case c.run == nil && in.json:
 		return json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "plan": p.Plan, "platforms": p.Record.Platforms})
 	case c.run == nil:
-		return out.plan(wrote)
+		return out.plan(wrote, lock.Changes(before))
 	}
 	kept, err := p.Finish()
 	if err != nil {

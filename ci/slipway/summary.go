@@ -42,8 +42,8 @@ func (o *printer) try(err error) {
 	}
 }
 
-// plan prints what would be done.
-func (o *printer) plan(wroteLock bool) error {
+// plan prints what would be done, and what the lock file has changed.
+func (o *printer) plan(wroteLock bool, changes []pipelines.LockChange) error {
 	plan := o.p.Plan
 	var t report.Table
 	for _, m := range plan.Modules {
@@ -69,6 +69,13 @@ func (o *printer) plan(wroteLock bool) error {
 	o.table(&t)
 	for _, n := range plan.Notes {
 		o.printf("note: %s\n", n)
+	}
+	if o.command == "lock" {
+		var moved report.Table
+		for _, c := range changes {
+			moved.Row("moved", c.Kind, c.Name, cmp.Or(c.Before, "nothing"), "->", cmp.Or(c.After, "nothing"))
+		}
+		o.table(&moved)
 	}
 	o.lock(wroteLock)
 	return o.err

@@ -125,17 +125,17 @@ func (t *tree) names(dir, pattern string) []string {
 	return names
 }
 
-// executable returns the first path that leads to a file that can be executed, with the name that it has in names.
-func (t *tree) executable(names, dirs []string) (at, name string) {
+// executable returns the first path that leads to a file that can be executed, "" if none does.
+func (t *tree) executable(names, dirs []string) string {
 	for _, name := range names {
 		for _, dir := range dirs {
 			at := path.Join("/", dir, name)
 			if f := t.regular(at); f != nil && f.mode&0o111 != 0 {
-				return at, name
+				return at
 			}
 		}
 	}
-	return "", ""
+	return ""
 }
 
 func (t *tree) count(n *node, name string, f *Facts) {
@@ -162,8 +162,7 @@ func (t *tree) shell(env []string) string {
 			dirs = append(dirs, strings.Split(list, ":")...)
 		}
 	}
-	at, _ := t.executable([]string{"sh", "bash", "ash", "dash", "busybox", "ksh", "mksh", "zsh", "fish", "toybox"}, dirs)
-	return at
+	return t.executable([]string{"sh", "bash", "ash", "dash", "busybox", "ksh", "mksh", "zsh", "fish", "toybox"}, dirs)
 }
 
 // packageManagers are programs and the managers that they belong to, those first that install packages by name from afar.
@@ -174,7 +173,7 @@ var packageManagers = [][2]string{
 
 func (t *tree) packageManager() string {
 	for _, m := range packageManagers {
-		if at, _ := t.executable(m[:1], []string{"/bin", "/usr/bin", "/sbin", "/usr/sbin"}); at != "" {
+		if t.executable(m[:1], []string{"/bin", "/usr/bin", "/sbin", "/usr/sbin"}) != "" {
 			return m[1]
 		}
 	}

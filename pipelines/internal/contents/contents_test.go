@@ -315,8 +315,8 @@ func TestInspectDamagedImages(t *testing.T) {
 	config, err := img.ConfigFile()
 	require.NoError(t, err)
 	for want, ids := range map[string][]v1.Hash{
-		"layer 1 unpacks to sha256:":                     {{Algorithm: "sha256", Hex: "00"}},
-		"it has 1 layers, but its configuration lists 0": nil,
+		"layer 1 unpacks to sha256:":                            {{Algorithm: "sha256", Hex: "00"}},
+		"the image has 1 layers, but its configuration lists 0": nil,
 	} {
 		config = config.DeepCopy()
 		config.RootFS.DiffIDs = ids

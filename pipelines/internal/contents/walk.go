@@ -63,7 +63,7 @@ func readTree(ctx context.Context, img v1.Image, config *v1.ConfigFile, look fun
 		return nil, err
 	}
 	if len(layers) != len(config.RootFS.DiffIDs) {
-		return nil, &DamagedError{fmt.Sprintf("it has %d layers, but its configuration lists %d", len(layers), len(config.RootFS.DiffIDs))}
+		return nil, &DamagedError{fmt.Sprintf("the image has %d layers, but its configuration lists %d", len(layers), len(config.RootFS.DiffIDs))}
 	}
 	t := &tree{root: &node{children: map[string]*node{}}, left: maxTree, look: look}
 	left := int64(maxUnpacked)
