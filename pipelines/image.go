@@ -127,7 +127,10 @@ func (p *Pipeline) checkImage() error {
 	if len(p.imagePlatforms()) == 0 {
 		return fault.Usagef("Add one such as linux/amd64 to --platforms, or stop after `slipway verify`.", "images are for Linux, and none of the platforms is")
 	}
-	_, err := p.entrypoint()
+	if _, err := p.entrypoint(); err != nil {
+		return err
+	}
+	_, err := p.commonParts(p.Config)
 	return err
 }
 

@@ -102,7 +102,7 @@ func (p *Pipeline) fileEntries(c Config, below []part) ([]oci.Entry, error) {
 	for _, part := range below {
 		for _, e := range part.entries {
 			if e.Mode.IsDir() {
-				made[e.Path] = e
+				made[strings.TrimPrefix(e.Path, "/")] = e
 			}
 		}
 	}

@@ -298,7 +298,7 @@ func checkMetrics(text []byte, families []string) (string, error) {
 	}
 	for _, name := range families {
 		if found[name] == nil {
-			return "", fmt.Errorf("there is no metric %q; %s", name, fault.Nearest(name, sortedKeys(found)))
+			return "", fmt.Errorf("there is no metric %q. %s", name, fault.Nearest(name, sortedKeys(found)))
 		}
 	}
 	return "has " + plural(len(found), "metric", "metrics"), nil
