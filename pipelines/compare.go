@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/slipway-ci/slipway/pipelines/internal/chart"
@@ -158,6 +160,9 @@ func missing(err error) string {
 	var pin *oci.PinError
 	var digest *oci.DigestError
 	switch {
+	case errors.As(err, &fetch) && strings.HasPrefix(fetch.Ref, "oci:"):
+		// A record holds no path of a machine.
+		return strings.ReplaceAll(fetch.Err.Error(), filepath.Dir(fetch.Host)+string(filepath.Separator), "")
 	case errors.As(err, &fetch):
 		return "not reachable: " + fetch.Err.Error()
 	case errors.As(err, &platform):

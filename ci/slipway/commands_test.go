@@ -142,6 +142,16 @@ func value(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], fmt.Sprint(v))
 }
 
+// less sets a variable to a number less one: less VARIABLE NUMBER.
+func less(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: less VARIABLE NUMBER")
+	}
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	ts.Setenv(args[0], strconv.FormatInt(n-1, 10))
+}
+
 // objects looks whether every line of a file is a JSON object.
 func objects(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {

@@ -53,7 +53,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "fixture": fixture, "locked": locked(env), "remember": remember, "unchanged": unchanged,
-			"value": value, "equal": equal, "objects": objects, "found": found, "registry": startRegistry, "tag": tagDigest, "disk": disk, "key": keyPair,
+			"value": value, "less": less, "equal": equal, "objects": objects, "found": found, "registry": startRegistry, "tag": tagDigest, "disk": disk, "key": keyPair,
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {

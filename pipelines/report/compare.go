@@ -15,7 +15,6 @@ func Compare(w io.Writer, r *pipelines.CompareResult) error {
 	t.Row("base", "pull", "unpacked", "files", "setuid", "shell", "package manager", "libc", "packages", "memory", "cold start")
 	for _, x := range r.Bases {
 		if x.Missing != "" {
-			t.Row(x.Base, "", "", "", "", x.Missing)
 			continue
 		}
 		memory := ""
@@ -33,6 +32,11 @@ func Compare(w io.Writer, r *pipelines.CompareResult) error {
 			cmp.Or(x.Shell, "no"), cmp.Or(x.PackageManager, "no"), cmp.Or(x.Libc, "no"), packages, memory, x.ColdStart())
 	}
 	_, err := t.WriteTo(w)
+	for _, x := range r.Bases {
+		if x.Missing != "" && err == nil {
+			_, err = fmt.Fprintf(w, "%s: %s\n", Clean(x.Base), Clean(x.Missing))
+		}
+	}
 	return err
 }
 
@@ -54,9 +58,9 @@ func Sizes(w io.Writer, r *pipelines.SizesResult) error {
 		}
 		t := Table{Right: []int{1, 2}}
 		for _, l := range s.Layers {
-			t.Row("  "+l.Layer, Bytes(l.Size), grown(l.Size, l.Previous))
+			t.Row(l.Layer, Bytes(l.Size), grown(l.Size, l.Previous))
 		}
-		t.Row("  image", Bytes(s.Size), grown(s.Size, s.Previous))
+		t.Row("image", Bytes(s.Size), grown(s.Size, s.Previous))
 		if _, err := t.WriteTo(w); err != nil {
 			return err
 		}
@@ -88,6 +92,6 @@ func heavy(t *Table, weight *pipelines.Weight) {
 		if i == heaviest {
 			break
 		}
-		t.Row("  heavy", Bytes(int64(x.Bytes)), x.Package)
+		t.Row("heavy", Bytes(int64(x.Bytes)), x.Package)
 	}
 }

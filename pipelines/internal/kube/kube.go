@@ -86,7 +86,7 @@ type values struct {
 
 type volume struct{ Name, Dir string }
 
-// Manifest returns a Deployment, and a Service if the program has TCP ports, or a Job, as YAML.
+// Manifest returns a Deployment, and a Service if the program has ports, or a Job, as YAML.
 func Manifest(w Workload) ([]byte, error) {
 	if w.Image == "" || !plain(w.Image) || strings.Contains(w.Image, " ") {
 		return nil, fmt.Errorf("%q is not a reference of an image", w.Image)

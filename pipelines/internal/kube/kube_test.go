@@ -196,7 +196,7 @@ func requireValid(t testing.TB, w Workload, text []byte) {
 		names[p.Name] = true
 		tcp = tcp || p.Protocol == corev1.ProtocolTCP
 	}
-	require.Equal(t, w.Service && tcp, o.Service != nil)
+	require.Equal(t, w.Service && len(c.Ports) > 0, o.Service != nil)
 	if o.Service != nil {
 		require.Equal(t, meta.Name, o.Service.Name)
 		require.Equal(t, pod.Labels, o.Service.Spec.Selector)
