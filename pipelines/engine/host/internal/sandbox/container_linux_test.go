@@ -21,11 +21,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
+	"github.com/slipway-ci/slipway/pipelines/fault"
 )
 
 // TestContainer tests what is in force and what works, from inside and from outside.
 func TestContainer(t *testing.T) {
-	image := appImage(t, v1.Config{}).write(t)
+	image := appImage(t, v1.Config{}, file("able", 0o755, "").able(bindService)).write(t)
 	with := func(kind string, args ...string) engine.Container {
 		c := image
 		c.Isolation, c.Args = kind, args
@@ -258,6 +259,83 @@ func TestContainer(t *testing.T) {
 		})
 	})
 
+	// A program that may listen on port 80 although its user may not, by what its layer says.
+	t.Run("capabilities", func(t *testing.T) {
+		const port = "cap_net_bind_service"
+		c := appImage(t, v1.Config{Entrypoint: []string{"/able"}}, file("able", 0o755, string(app)).able(bindService)).write(t)
+		none := appImage(t, v1.Config{}).write(t)
+		forEachKind(t, isolated, func(t *testing.T, kind string) {
+			c.Isolation, c.Capabilities, c.Args = kind, []string{port}, []string{"serve", ":80"}
+			p := serving(t, run(t, c))
+			require.Equal(t, "hello from /x", get(t, p, 80, "/x"))
+			missing := slices.Insert(expectedMissing(kind), min(1, len(expectedMissing(kind))), "no-new-privileges")
+			if os.Getenv(envVariant) == noCgroups {
+				slices.Sort(missing)
+			}
+			iso := p.Isolation()
+			require.Equal(t, missing, words(iso.Missing), "%q", iso.Missing)
+			require.Contains(t, iso.Missing, "no-new-privileges: the image's files may give "+port+", and setuid files their owner")
+			require.Contains(t, iso.Holds, "capabilities")
+			require.NotContains(t, iso.Holds, "no-new-privileges")
+			require.NoError(t, p.Close())
+
+			r, p := getReport(t, c)
+			require.NoError(t, p.Close())
+			require.Equal(t, 65532, r.UID)
+			require.Equal(t, map[string]string{
+				"CapInh": "0000000000000000", "CapPrm": "0000000000000400", "CapEff": "0000000000000400",
+				"CapBnd": "0000000000000400", "CapAmb": "0000000000000000",
+			}, r.Caps)
+
+			// Another file has nothing of it, and the allowance alone opens no port.
+			none.Isolation, none.Capabilities = kind, []string{port}
+			r, p = getReport(t, none)
+			require.NoError(t, p.Close())
+			require.Equal(t, "0000000000000400", r.Caps["CapBnd"])
+			for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapAmb"} {
+				require.Equal(t, "0000000000000000", r.Caps[set], set)
+			}
+			none.Args = []string{"serve", ":80"}
+			p = run(t, none)
+			exit, err := p.Wait(bounded(t))
+			require.NoError(t, err)
+			require.Equal(t, 1, exit.Code)
+			require.Contains(t, string(p.Output()), "listen tcp :80: bind: permission denied")
+			require.NoError(t, p.Close())
+
+			c.Capabilities = nil
+			if slices.Contains(words(iso.Missing), "user") {
+				return // the file's capabilities are left out in a user namespace
+			}
+			if p, err = tryRun(t, c); kind == kindNamespaces {
+				require.ErrorIs(t, err, unix.EPERM)
+				return
+			}
+			require.NoError(t, err) // runc and crun say it on the container's output
+			exit, err = p.Wait(bounded(t))
+			require.NoError(t, err)
+			require.NotZero(t, exit.Code)
+			require.Regexp(t, "(?i)operation not permitted", string(p.Output()))
+		})
+		none.Capabilities = []string{port, "cap_net_bind_servic"}
+		_, err := tryRun(t, none)
+		require.EqualError(t, err, `capabilities: there is no capability "cap_net_bind_servic"; capabilities(7) has their names`+"\n"+`  Did you mean "cap_net_bind_service"?`)
+		require.Equal(t, fault.Usage, fault.Of(err))
+	})
+
+	// Where one can be made, cgroups can be mounted, and root of the image may change its own limits there.
+	t.Run("user namespaces", func(t *testing.T) {
+		image := appImage(t, v1.Config{User: "0:0", Cmd: []string{"userns"}}).write(t)
+		forEachKind(t, isolated, func(t *testing.T, kind string) {
+			image.Isolation = kind
+			p := run(t, image)
+			_, err := p.Wait(bounded(t))
+			require.NoError(t, err)
+			require.Equal(t, "clone: operation not permitted\nunshare: operation not permitted\nclone3: function not implemented\n", string(p.Output()))
+			require.NotContains(t, words(p.Isolation().Missing), "user namespaces")
+		})
+	})
+
 	t.Run("daemon", func(t *testing.T) {
 		forEachKind(t, every, func(t *testing.T, kind string) {
 			// It outlives the first process only without isolation. Either way, Close ends it.
@@ -265,6 +343,11 @@ func TestContainer(t *testing.T) {
 			exit, err := p.Wait(bounded(t))
 			require.NoError(t, err)
 			require.Zero(t, exit.Code, "%s", p.Output())
+			if kind == kindProcess {
+				require.Equal(t, []string{"exe"}, exit.Leftover)
+			} else {
+				require.Empty(t, exit.Leftover)
+			}
 			require.NoError(t, p.Close())
 
 			p = serving(t, run(t, with(kind, "daemon", ":0", "stay")))
@@ -272,6 +355,31 @@ func TestContainer(t *testing.T) {
 			require.NoError(t, err)
 			require.Len(t, ports, 1)
 			require.Equal(t, "hello from /", get(t, p, ports[0], "/"))
+			require.NoError(t, p.Signal(unix.SIGKILL))
+			exit, err = p.Wait(bounded(t))
+			require.NoError(t, err)
+			require.Equal(t, []string{"exe"}, exit.Leftover)
+			require.Empty(t, exit.Written)
+		})
+	})
+
+	t.Run("written", func(t *testing.T) {
+		c := appImage(t, v1.Config{WorkingDir: "/wd"}, file("old", 0o644, "x"), dir("wd/gone", 0o755), dir("tmp", 0o777)).write(t)
+		forEachKind(t, every, func(t *testing.T, kind string) {
+			c.Isolation = kind
+			c.Args = []string{"report", "write=../old", "write=x", "write=../tmp/x", "remove=gone", "write=/tmp/slipway-written"}
+			if kind == kindProcess {
+				c.Args = c.Args[:len(c.Args)-1] // that would be the machine's
+			}
+			p := run(t, c)
+			exit, err := p.Wait(bounded(t))
+			require.NoError(t, err)
+			require.Zero(t, exit.Code, "%s", p.Output())
+			if kind == kindProcess {
+				require.Equal(t, []string{"/old", "/wd/gone", "/wd/x"}, exit.Written)
+			} else {
+				require.Empty(t, exit.Written)
+			}
 		})
 	})
 
@@ -351,6 +459,7 @@ func TestVictim(t *testing.T) {
 	}
 	p, err := Start(context.Background(), engine.Container{
 		Isolation: f[0], Layout: f[1], Manifest: f[2], Env: f[3:], Args: []string{"daemon", ":0", "stay"}, Memory: 256 << 20, Processes: 64,
+		Capabilities: []string{"cap_net_bind_service"}, // so that a helper in a user namespace has a parent
 	})
 	require.NoError(t, err)
 	serving(t, p.(*process))
@@ -364,10 +473,10 @@ func TestVariants(t *testing.T) {
 		runVariant(t, nonroot, "^(TestContainer|TestImage|TestUnpack|TestLayer|TestErrors|TestAuto)")
 	})
 	t.Run(noSysAdmin, func(t *testing.T) {
-		runVariant(t, noSysAdmin, "^(TestContainer|TestAuto)$/^(inside|dial|stop|memory)$")
+		runVariant(t, noSysAdmin, "^(TestContainer|TestAuto)$/^(inside|dial|stop|memory|capabilities)$")
 	})
 	t.Run(noCgroups, func(t *testing.T) { runVariant(t, noCgroups, "^(TestContainer|TestAuto)$/^(inside|memory|processes)$") })
-	t.Run(oneID, func(t *testing.T) { runVariant(t, oneID, "^(TestContainer|TestAuto)$/^(inside|dial)$") })
+	t.Run(oneID, func(t *testing.T) { runVariant(t, oneID, "^(TestContainer|TestAuto)$/^(inside|dial|capabilities)$") })
 	t.Run("emulator", func(t *testing.T) { runVariant(t, oneID, "^TestEmulator$") })
 	t.Run(nothing, func(t *testing.T) { runVariant(t, nothing, "^TestNothing$") })
 	t.Run(maskedProc, func(t *testing.T) { runVariant(t, maskedProc, "^TestNothing$") })

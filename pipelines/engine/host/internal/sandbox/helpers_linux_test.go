@@ -215,6 +215,15 @@ func (e entry) owned(uid, gid int) entry {
 	return e
 }
 
+// able gives a file capabilities, as the kernel stores them.
+func (e entry) able(capabilities string) entry {
+	e.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": capabilities}
+	return e
+}
+
+// bindService is cap_net_bind_service=ep.
+const bindService = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+
 // longAgo is when all files of images were changed.
 var longAgo = time.Unix(1600000000, 0)
 

@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"runtime"
@@ -312,27 +313,47 @@ func database(root *os.Root, name string, fields int) [][]string {
 	return lines
 }
 
-// checkPlatform checks that this machine can execute an image's program, whose first bytes are head. Both
-// the image's configuration and the program say what they are for. inside says that it is executed in a
-// root file system of its own.
-func checkPlatform(p *v1.Platform, head []byte, inside bool) error {
+// checkPlatform checks that this machine can execute an image's program, whose first bytes are head, and
+// returns the emulator that it needs for that. Both the image's configuration and the program say what they are
+// for. inside says that it is executed in a root file system of its own; dir is for temporary files.
+func checkPlatform(p *v1.Platform, head []byte, inside bool, dir string) (emulator string, err error) {
 	machine := machineArch()
 	foreign := &engine.ForeignError{Machine: "linux/" + machine}
 	switch program := programArch(head); {
 	case p != nil && p.OS != "" && p.OS != "linux":
 		foreign.Platform = platformName(p)
-		return foreign // and no emulator helps
+		return "", foreign // and no emulator helps
 	case p != nil && p.Architecture != "" && !native(p.Architecture, machine):
 		foreign.Platform = platformName(p)
 	case program != "" && !native(program, machine):
 		foreign.Platform = "linux/" + program
 	default:
-		return nil
+		return "", nil
 	}
-	if emulated("/proc/sys/fs/binfmt_misc", head, inside) {
-		return nil
+	const handlers = "/proc/sys/fs/binfmt_misc"
+	if name := handlerOf(handlers, head, inside); name != "" {
+		return name, nil
 	}
-	return foreign
+	// In a container, the machine's handlers are mostly out of sight, but at work.
+	if _, err := os.Stat(filepath.Join(handlers, "status")); errors.Is(err, fs.ErrNotExist) && executes(dir, head) {
+		return "an emulator of the machine", nil
+	}
+	return "", foreign
+}
+
+// executes tries whether the kernel has something that executes programs like the one that starts with head.
+// What is tried is a header that has no program, which emulators refuse.
+func executes(dir string, head []byte) bool {
+	if programArch(head) == "" {
+		return false
+	}
+	name := filepath.Join(dir, "foreign")
+	if err := os.WriteFile(name, append(slices.Clone(head[:20]), make([]byte, 44)...), 0o700); err != nil {
+		return false
+	}
+	defer os.Remove(name)
+	_, ended := errors.AsType[*exec.ExitError](exec.Command(name).Run())
+	return ended
 }
 
 // programArch is the architecture that a program is for, by Go's name. It is empty if that is not known.
@@ -379,11 +400,11 @@ func machineArch() string {
 	return runtime.GOARCH // the others have one name, or several that only Go tells apart
 }
 
-// emulated tells whether a handler of binfmt_misc, found in dir, executes the program that starts with
+// handlerOf returns the handler of binfmt_misc, found in dir, that executes the program which starts with
 // head. Inside another root that must be one that the kernel has opened beforehand (flag F).
-func emulated(dir string, head []byte, inside bool) bool {
+func handlerOf(dir string, head []byte, inside bool) string {
 	if status, err := os.ReadFile(filepath.Join(dir, "status")); err != nil || strings.TrimSpace(string(status)) != "enabled" {
-		return false
+		return ""
 	}
 	handlers, _ := os.ReadDir(dir)
 	for _, h := range handlers {
@@ -395,10 +416,10 @@ func emulated(dir string, head []byte, inside bool) bool {
 			continue
 		}
 		if handles(string(text), head, inside) {
-			return true
+			return h.Name()
 		}
 	}
-	return false
+	return ""
 }
 
 // handles tells whether a handler of binfmt_misc, as the kernel describes it, executes a program.

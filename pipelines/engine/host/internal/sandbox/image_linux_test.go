@@ -267,6 +267,25 @@ func TestAuto(t *testing.T) {
 		require.Equal(t, []Level{{Kind: kindRunc, Reason: "exit status 1"}}, unavailable.Levels)
 		require.Contains(t, Available(), unavailable.Levels[0])
 	})
+	t.Run("nosuid", func(t *testing.T) {
+		if !root || os.Getenv(envVariant) != "" {
+			t.Skip("only root can mount a file system")
+		}
+		able := appImage(t, v1.Config{Entrypoint: []string{"/able"}, Cmd: []string{"serve", ":80"}}, file("able", 0o755, string(app)).able(bindService)).write(t)
+		able.Capabilities = []string{"cap_net_bind_service"}
+		dir := t.TempDir()
+		require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID, ""))
+		defer func() { require.NoError(t, unix.Unmount(dir, 0)) }()
+		t.Setenv("TMPDIR", dir)
+		able.Isolation = best(t) // runc takes the option away when it makes the root read-only
+		p, err := Start(bounded(t), able)
+		require.NoError(t, err)
+		require.Contains(t, strings.Join(p.Isolation().Missing, "\n"), "file capabilities: the directory for temporary files is on a file system that gives no privileges (nosuid)")
+		exit, err := p.Wait(bounded(t))
+		require.NoError(t, err)
+		require.Equal(t, 1, exit.Code, "%s", p.Output())
+		require.NoError(t, p.Close())
+	})
 	t.Run("noexec", func(t *testing.T) {
 		if !root || os.Getenv(envVariant) != "" {
 			t.Skip("only root can mount a file system")
@@ -344,8 +363,9 @@ func TestEmulated(t *testing.T) {
 				require.NoError(t, os.WriteFile(filepath.Join(dir, "status"), []byte(test.status), 0o644))
 				require.NoError(t, os.WriteFile(filepath.Join(dir, "qemu-aarch64"), []byte(test.handler), 0o644))
 			}
-			require.Equal(t, test.inside, emulated(dir, test.head, true))
-			require.Equal(t, test.outside, emulated(dir, test.head, false))
+			name := map[bool]string{true: "qemu-aarch64"}
+			require.Equal(t, name[test.inside], handlerOf(dir, test.head, true))
+			require.Equal(t, name[test.outside], handlerOf(dir, test.head, false))
 		})
 	}
 }
@@ -372,6 +392,17 @@ func TestEmulator(t *testing.T) {
 		if flags == "F" {
 			require.NoError(t, err)
 			_, err := p.Wait(bounded(t))
+			require.NoError(t, err)
+			require.Contains(t, string(p.Output()), `unknown command "/d"`)
+			require.Contains(t, p.Isolation().Missing, "processor: s390x takes the place of the one that the image is for")
+			require.NoError(t, p.Close())
+			// The handler is still at work when it is out of sight, as the machine's are in a container.
+			require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, ""))
+			p, err = tryRun(t, c)
+			require.NoError(t, unix.Unmount(dir, 0))
+			require.NoError(t, err)
+			require.Contains(t, strings.Join(p.Isolation().Missing, "\n"), "processor: an emulator of the machine takes")
+			_, err = p.Wait(bounded(t))
 			require.NoError(t, err)
 			require.Contains(t, string(p.Output()), `unknown command "/d"`)
 		} else {

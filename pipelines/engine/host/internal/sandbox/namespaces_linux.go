@@ -15,6 +15,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-ci/slipway/pipelines/engine"
 )
 
 // What every container gets, the same with all kinds of isolation.
@@ -307,11 +309,19 @@ func remount(name string) error {
 	return nil
 }
 
-// dropPrivileges makes the calling thread the image's user, without any capability, for good.
+// dropPrivileges makes the calling thread the image's user, without any capability, for good, or until it
+// executes a file that gives an allowed one.
 func dropPrivileges(o *order) error {
+	allowed, err := engine.CapabilityMask(o.Capabilities)
+	if err != nil {
+		return err
+	}
 	for c := uintptr(0); ; c++ {
 		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err != nil {
 			break // the kernel has no more of them
+		}
+		if allowed>>c&1 == 1 {
+			continue
 		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
 			return fmt.Errorf("drop capability %d: %w", c, err)
@@ -319,6 +329,9 @@ func dropPrivileges(o *order) error {
 	}
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("drop ambient capabilities: %w", err)
+	}
+	if err := denyUserNamespaces(); err != nil {
+		return err
 	}
 	if !o.Userns { // there, the caller is that user already, and groups cannot be set
 		if err := unix.Setgroups(o.User.Groups); err != nil {
@@ -335,6 +348,9 @@ func dropPrivileges(o *order) error {
 	none := [2]unix.CapUserData{}
 	if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0]); err != nil {
 		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	if allowed != 0 {
+		return nil
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no-new-privileges: %w", err)

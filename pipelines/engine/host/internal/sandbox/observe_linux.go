@@ -46,6 +46,9 @@ func (s *observed) check(word string, ok bool, format string, args ...any) {
 // entrypoint. It asks the kernel, and so takes the word of neither runc nor this package.
 func observe(process int, o *order) *observed {
 	s := &observed{}
+	if o.Emulator != "" {
+		s.check("processor", false, "%s takes the place of the one that the image is for", o.Emulator)
+	}
 	if o.Kind == kindProcess {
 		for _, word := range holdsNames {
 			s.check(word, false, "runs without isolation, as was asked for")
@@ -77,14 +80,7 @@ func observe(process int, o *order) *observed {
 		}
 	}
 
-	caps := map[string]string{}
-	none := true
-	for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
-		caps[set] = statusField(pid, set)
-		none = none && caps[set] != "" && strings.Trim(caps[set], "0") == ""
-	}
-	s.check("capabilities", none, "the process has %v", caps)
-	s.check("no-new-privileges", statusField(pid, "NoNewPrivs") == "1", "not set")
+	s.checkCapabilities(pid, o)
 
 	options = mountOptions(pid, o.Tmp)
 	if tmp, err := os.Stat("/proc/" + pid + "/root" + o.Tmp); err != nil || tmp.Mode() != fs.ModeDir|fs.ModeSticky|0o777 {
@@ -103,11 +99,14 @@ func observe(process int, o *order) *observed {
 	return s
 }
 
-// limits completes the list with the limits that cgroups do not enforce. Resource limits stand in for
-// them, and are set when the entrypoint is executed.
+// limits completes the list with what is set when the entrypoint is executed: the filter of system calls, and
+// resource limits that stand in for those that cgroups do not enforce.
 func (s *observed) limits(process int, o *order) {
 	if o.Kind == kindProcess {
 		return
+	}
+	if !o.Probe && statusField(strconv.Itoa(process), "Seccomp") != "2" {
+		s.check("user namespaces", false, "the process may make its own and has all capabilities there, as system calls are not filtered")
 	}
 	l, why := o.Limits, cmp.Or(o.Limits.Why, "the cgroup does not limit it")
 	limit := func(name, row string) uint64 {

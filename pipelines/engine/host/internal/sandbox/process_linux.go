@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,6 +37,9 @@ type process struct {
 	conn      *net.UnixConn
 	output    *output
 	isolation engine.Isolation
+	// root is the root file system if the container can write it, and files are what it was made of.
+	root  string
+	files files
 
 	// started is closed when the container was started or startErr is set.
 	started  chan struct{}
@@ -56,6 +60,7 @@ type process struct {
 	pending map[uint64]chan answer
 
 	closing  sync.Once
+	closed   atomic.Bool
 	closeErr error
 }
 
@@ -65,8 +70,8 @@ type answer struct {
 	conn net.Conn
 }
 
-// startHelper starts the helper and hands it the order.
-func startHelper(o *order, attr *syscall.SysProcAttr) (_ *process, err error) {
+// startHelper starts the helper, or its parent, by its name and hands it the order.
+func startHelper(o *order, name string, attr *syscall.SysProcAttr) (_ *process, err error) {
 	var files []*os.File
 	defer func() {
 		for _, f := range files {
@@ -99,6 +104,8 @@ func startHelper(o *order, attr *syscall.SysProcAttr) (_ *process, err error) {
 	p := &process{
 		kind:       o.Kind,
 		cgroup:     o.Limits.Cgroup,
+		root:       o.Root,
+		files:      o.files,
 		conn:       conn.(*net.UnixConn),
 		output:     newOutput(outR),
 		started:    make(chan struct{}),
@@ -110,7 +117,7 @@ func startHelper(o *order, attr *syscall.SysProcAttr) (_ *process, err error) {
 	var stderr tail
 	cmd := &exec.Cmd{
 		Path:        "/proc/self/exe",
-		Args:        []string{shimName},
+		Args:        []string{name},
 		Env:         []string{},
 		Dir:         "/",
 		Stderr:      &stderr,
@@ -140,7 +147,13 @@ func startHelper(o *order, attr *syscall.SysProcAttr) (_ *process, err error) {
 		p.output.close()
 		return nil, err
 	}
-	p.killHelper = func() { _ = cmd.Process.Kill() }
+	p.killHelper = func() {
+		select {
+		case <-p.helperDone:
+		default:
+			_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // with its parent, if it has one
+		}
+	}
 	go p.receive()
 	theirs.Close() // or its end would not be seen
 	outW.Close()
@@ -189,6 +202,12 @@ func (p *process) receive() {
 			if a.Error != nil {
 				exit(engine.Exit{}, a.Error)
 			} else {
+				if p.files != nil {
+					a.Exit.Written = p.files.written(list(p.root))
+					if p.closed.Load() {
+						a.Exit.Written = nil // the helper may be removing them
+					}
+				}
 				exit(*a.Exit, nil)
 			}
 		default:
@@ -359,6 +378,7 @@ func (p *process) Close() error {
 func (p *process) close() error {
 	// The helper kills the container and exits; as the first process of its pid namespace it takes
 	// everything with it. Should it fail to, it is killed.
+	p.closed.Store(true)
 	_ = p.send(request{Op: "close", Remove: p.dir != ""})
 	timer := time.AfterFunc(killTimeout, p.killHelper)
 	<-p.done

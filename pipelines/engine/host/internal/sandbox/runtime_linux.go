@@ -61,6 +61,7 @@ type (
 		ReadonlyPaths []string           `json:"readonlyPaths"`
 		CgroupsPath   string             `json:"cgroupsPath,omitempty"`
 		Resources     *runtimeResources  `json:"resources,omitempty"`
+		Seccomp       *runtimeFilter     `json:"seccomp,omitempty"`
 	}
 	runtimeNamespace struct {
 		Type string `json:"type"`
@@ -75,6 +76,23 @@ type (
 	runtimePids struct {
 		Limit int64 `json:"limit"`
 	}
+	runtimeFilter struct {
+		DefaultAction string            `json:"defaultAction"`
+		Architectures []string          `json:"architectures"`
+		Syscalls      []runtimeSyscalls `json:"syscalls"`
+	}
+	runtimeSyscalls struct {
+		Names  []string     `json:"names"`
+		Action string       `json:"action"`
+		Errno  uint         `json:"errnoRet"`
+		Args   []runtimeArg `json:"args,omitempty"`
+	}
+	runtimeArg struct {
+		Index uint   `json:"index"`
+		Mask  uint64 `json:"value"`
+		Value uint64 `json:"valueTwo"`
+		Op    string `json:"op"`
+	}
 )
 
 // runtimeConfig is the configuration of the container for runc or crun. It asks for no network namespace:
@@ -88,7 +106,7 @@ func runtimeConfig(o *order) runtimeSpec {
 			Args:       o.Args,
 			Env:        o.Env,
 			Cwd:        o.Cwd,
-			NoNewPrivs: true,
+			NoNewPrivs: len(o.Capabilities) == 0,
 			Capabilities: map[string][]string{
 				"bounding": {}, "effective": {}, "inheritable": {}, "permitted": {}, "ambient": {},
 			},
@@ -105,7 +123,11 @@ func runtimeConfig(o *order) runtimeSpec {
 			Namespaces:    []runtimeNamespace{{"pid"}, {"mount"}, {"ipc"}, {"uts"}},
 			MaskedPaths:   maskedPaths,
 			ReadonlyPaths: readonlyPaths,
+			Seccomp:       runtimeSeccomp(),
 		},
+	}
+	for _, name := range o.Capabilities {
+		s.Process.Capabilities["bounding"] = append(s.Process.Capabilities["bounding"], strings.ToUpper(name))
 	}
 	for _, r := range o.Limits.rlimits(false) {
 		s.Process.Rlimits = append(s.Process.Rlimits, runtimeRlimit{r.Name, r.Value, r.Value})

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,8 @@ import (
 const (
 	shimName = "slipway-sandbox-helper"
 	initName = "slipway-sandbox-init"
+	// outerName is for the helper's parent where there must be one, see outerMain.
+	outerName = "slipway-sandbox-outer"
 )
 
 // File descriptors of the helper, beside the standard ones.
@@ -46,6 +49,9 @@ func init() {
 		shimMain()
 	case initName:
 		containerMain()
+	case outerName:
+		resetSignals()
+		outerMain()
 	default:
 		return
 	}
@@ -65,6 +71,8 @@ type order struct {
 	Dir, Root, Work string
 	// Tmp is the path of /tmp in the image, without symbolic links.
 	Tmp string
+	// Emulator is what executes the program in the processor's place, if that is for another.
+	Emulator string
 	// Path is the file to execute: in the image, or on this machine if there is no isolation.
 	Path string
 	Args []string
@@ -73,6 +81,13 @@ type order struct {
 	Cwd    string
 	User   user
 	Limits limits
+	// Capabilities as in engine.Container. FileCapabilities are those that the layers give to files, by their
+	// paths in the image, as the kernel stores them; only if some are allowed. Unset says why they are not set.
+	Capabilities     []string
+	FileCapabilities map[string][]byte
+	Unset            string
+	// files are those in Root, if it can be written. They stay with the caller.
+	files files
 	// Program is the file of runc or crun.
 	Program string
 	// Caller is the user id of the caller, Outside are its namespaces.
@@ -143,6 +158,8 @@ type shim struct {
 	pid     int
 	peak    int64 // the largest resident size seen, without what came before the entrypoint
 	dialing map[uint64]context.CancelFunc
+	left    []string    // when the first process was last signalled, see engine.Exit.Leftover
+	endedBy unix.Signal // the signal that ended an emulator, see endEmulator
 
 	// before is the resident size of what the first process was before it executed the entrypoint.
 	// The kernel's own record of the largest size includes it.
@@ -275,8 +292,16 @@ func (s *shim) wait() {
 			break
 		}
 	}
+	// Its children have been handed on by now.
+	var left []string
+	if s.order.Kind == kindProcess {
+		left = s.leftover(descendants())
+	}
 	s.mu.Lock()
 	s.ended = true
+	if s.order.Kind != kindProcess {
+		left = s.left
+	}
 	var status unix.WaitStatus
 	var usage unix.Rusage
 	var err error
@@ -285,17 +310,18 @@ func (s *shim) wait() {
 			break
 		}
 	}
-	peak := s.peak
+	peak, endedBy := s.peak, s.endedBy
 	s.mu.Unlock()
 	close(s.exited)
 	if err != nil {
 		s.reply(reply{Event: "exited", Error: toRemote(fmt.Errorf("waiting for the process: %w", err))})
 		return
 	}
-	exit := engine.Exit{Code: status.ExitStatus(), MaxMemory: peak}
+	exit := engine.Exit{Code: status.ExitStatus(), MaxMemory: peak, Leftover: left}
 	if status.Signaled() {
-		exit.Code = 128 + int(status.Signal())
-		exit.Signal = unix.SignalName(status.Signal())
+		by := cmp.Or(endedBy, status.Signal())
+		exit.Code = 128 + int(by)
+		exit.Signal = unix.SignalName(by)
 	}
 	// The record is exact if it exceeds what the process was before, with some room for what that grew.
 	if m := int64(usage.Maxrss) << 10; m > s.before+1<<20 {
@@ -362,15 +388,49 @@ func (s *shim) serve() {
 			go s.listening(r)
 		case "signal":
 			s.measure()
+			var left []string
+			if s.order.Kind != kindProcess { // there, wait can tell
+				left = s.leftover(inside())
+			}
 			s.mu.Lock()
 			err := error(unix.ESRCH)
 			if !s.ended {
+				s.left = left
+				emulated := s.order.Emulator != "" && s.order.Kind != kindProcess && s.has("SigCgt", syscall.Signal(r.Signal))
 				err = unix.Kill(s.pid, syscall.Signal(r.Signal))
+				if emulated {
+					go s.endEmulator(syscall.Signal(r.Signal))
+				}
 			}
 			s.mu.Unlock()
 			s.answer(reply{ID: r.ID}, err)
 		}
 	}
+}
+
+// has tells whether a set of signals of the first process, in its status, holds one.
+func (s *shim) has(set string, sig syscall.Signal) bool {
+	mask, err := strconv.ParseUint(statusField(strconv.Itoa(s.pid), set), 16, 64)
+	return err == nil && sig > 0 && mask>>(sig-1)&1 == 1
+}
+
+// endEmulator ends an emulator that waits for a signal to end it, in vain because the kernel protects the first
+// process of a pid namespace. QEMU has no longer a handler then. Go programs, which it runs, end themselves if
+// the signal does not.
+func (s *shim) endEmulator(sig syscall.Signal) {
+	waitFor(executeTimeout, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.ended || s.has("SigIgn", sig) {
+			return true
+		}
+		if s.has("SigCgt", sig) {
+			return false
+		}
+		s.endedBy = sig
+		_ = unix.Kill(s.pid, unix.SIGKILL)
+		return true
+	})
 }
 
 // reply sends a message to the caller, with files if there are any.

@@ -79,6 +79,9 @@ func start(ctx context.Context, c engine.Container) (engine.Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := engine.CapabilityMask(c.Capabilities); err != nil {
+		return nil, err
+	}
 	im, err := readImage(c.Layout, c.Manifest)
 	if err != nil {
 		return nil, err
@@ -208,19 +211,27 @@ func prepare(ctx context.Context, dir, rootDir string, im *image, c engine.Conta
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPlatform(im.config.Platform(), head, a.kind != kindProcess); err != nil {
+	emulator, err := checkPlatform(im.config.Platform(), head, a.kind != kindProcess, dir)
+	if err != nil {
 		return nil, err
 	}
-	o := &order{Dir: dir, Root: rootDir, Path: name, Args: cmd.args, Env: cmd.env, Cwd: cmd.dir, User: *as}
+	o := &order{Dir: dir, Root: rootDir, Path: name, Args: cmd.args, Env: cmd.env, Cwd: cmd.dir, User: *as, Capabilities: c.Capabilities, Emulator: emulator}
 	if a.kind == kindProcess {
 		o.Path, o.Cwd = filepath.Join(rootDir, real), filepath.Join(rootDir, cwd)
-		return o, u.finish(nil)
+		if err := u.finish(nil); err != nil {
+			return nil, err
+		}
+		o.files = list(rootDir)
+		return o, nil
 	}
 	if err := cmp.Or(u.checkExecutable(real, as), interpreter(root, real, head)); err != nil {
 		return nil, fmt.Errorf("the image's entrypoint %s %w", cmd.args[0], err)
 	}
 	if o.Tmp, err = u.mountPoints(); err != nil {
 		return nil, err
+	}
+	if len(c.Capabilities) > 0 {
+		o.FileCapabilities = u.capable()
 	}
 	return o, u.finish(as)
 }
@@ -346,8 +357,8 @@ func makeLimits(a attempt, memory int64, processes int) (limits, error) {
 	return l, nil
 }
 
-// launch starts the helper and, through it, the container.
-func launch(ctx context.Context, o *order) (*process, error) {
+// helperAttr returns how a helper is started.
+func helperAttr(o *order) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Setsid: true} // out of reach of the terminal's Ctrl-C
 	if o.Kind != kindProcess {
 		// The helper is the first process of a pid namespace, so that nothing outlives it.
@@ -363,7 +374,21 @@ func launch(ctx context.Context, o *order) (*process, error) {
 			unix.CAP_SETPCAP, unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE,
 		}
 	}
-	p, err := startHelper(o, attr)
+	return attr
+}
+
+// launch starts the helper and, through it, the container.
+func launch(ctx context.Context, o *order) (*process, error) {
+	name, attr := shimName, helperAttr(o)
+	if o.Userns && len(o.FileCapabilities) > 0 {
+		name, attr = outerName, &syscall.SysProcAttr{
+			Setsid:      true,
+			Cloneflags:  unix.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
+		}
+	}
+	p, err := startHelper(o, name, attr)
 	if err != nil {
 		return nil, &setupError{fmt.Errorf("new namespaces: %w", cause(err))}
 	}

@@ -61,6 +61,8 @@ type unpacker struct {
 	dirs map[string]meta
 	// files are the regular files, of which the owner is not kept.
 	files map[string]meta
+	// capabilities are those of files, as the kernel stores them.
+	capabilities map[string]string
 
 	// The parent directory of the last entry: entries of one directory mostly follow each other.
 	parentName string
@@ -78,7 +80,7 @@ type meta struct {
 // unpack writes the layers of an image into an empty directory and checks every digest on the way.
 // The caller must call finish, or discard the directory after an error.
 func unpack(ctx context.Context, im *image, root *os.Root, owners bool) (*unpacker, error) {
-	u := &unpacker{root: root, owners: owners, dirs: map[string]meta{".": {mode: 0o755}}, files: map[string]meta{}}
+	u := &unpacker{root: root, owners: owners, dirs: map[string]meta{".": {mode: 0o755}}, files: map[string]meta{}, capabilities: map[string]string{}}
 	for i, l := range im.manifest.Layers {
 		if err := u.layer(ctx, im.layout, l, im.config.RootFS.DiffIDs[i]); err != nil {
 			return nil, fmt.Errorf("layer %s: %w", l.Digest, err)
@@ -216,6 +218,7 @@ func (u *unpacker) entry(hdr *tar.Header, content io.Reader) error {
 		} else if fi.IsDir() {
 			return fmt.Errorf("hard link to the directory %s", hdr.Linkname)
 		}
+		u.able(real, u.capabilities[old])
 		return u.create(base, func() error { return u.root.Link(old, real) })
 
 	case tar.TypeFifo:
@@ -258,8 +261,10 @@ func (u *unpacker) file(hdr *tar.Header, real, base string, mode fs.FileMode, co
 	if err := f.Chmod(mode); err != nil {
 		return err
 	}
-	if value := hdr.PAXRecords["SCHILY.xattr.security.capability"]; u.owners && value != "" {
-		err := unix.Fsetxattr(int(f.Fd()), "security.capability", []byte(value), 0)
+	value := hdr.PAXRecords["SCHILY.xattr."+xattrCapability]
+	u.able(real, value)
+	if u.owners && value != "" {
+		err := unix.Fsetxattr(int(f.Fd()), xattrCapability, []byte(value), 0)
 		if err != nil && err != unix.ENOTSUP {
 			return fmt.Errorf("file capabilities: %w", err)
 		}
@@ -274,6 +279,26 @@ func (u *unpacker) file(hdr *tar.Header, real, base string, mode fs.FileMode, co
 		return nil
 	}
 	return u.parent.Chtimes(base, hdr.ModTime, hdr.ModTime)
+}
+
+// able notes the capabilities of a file, in place of those of an earlier one.
+func (u *unpacker) able(real, value string) {
+	delete(u.capabilities, real)
+	if value != "" {
+		u.capabilities[real] = value
+	}
+}
+
+// capable returns the files that have capabilities, and these.
+func (u *unpacker) capable() map[string][]byte {
+	files := map[string][]byte{}
+	for name, value := range u.capabilities {
+		// A later entry may have taken the file away, or put something else in its place.
+		if fi, err := u.root.Lstat(name); err == nil && fi.Mode().IsRegular() {
+			files[name] = []byte(value)
+		}
+	}
+	return files
 }
 
 // create makes a file with the given function. What has the name already, from a lower layer or from

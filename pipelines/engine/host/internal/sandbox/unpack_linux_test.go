@@ -222,9 +222,7 @@ func TestUnpackOwners(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("owners are kept only as root")
 	}
-	capability := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" // cap_net_bind_service=ep
-	able := file("able", 0o6755, "").owned(7, 8)
-	able.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": capability}
+	able := file("able", 0o6755, "").owned(7, 8).able(bindService)
 	_, root, err := unpackLayers(t, true, []entry{able, dir("d", 0o755).owned(5, 6), link("l", "able").owned(3, 4)})
 	require.NoError(t, err)
 	for name, want := range map[string]string{"able": "7:8 ugrwxr-xr-x", "d": "5:6 drwxr-xr-x", "l": "3:4 Lrwxrwxrwx"} {
@@ -239,7 +237,7 @@ func TestUnpackOwners(t *testing.T) {
 	value := make([]byte, 64)
 	n, err := unix.Getxattr(filepath.Join(root, "able"), "security.capability", value)
 	require.NoError(t, err)
-	require.Equal(t, capability, string(value[:n]))
+	require.Equal(t, bindService, string(value[:n]))
 }
 
 // TestLayer tests compression, digests and limits.

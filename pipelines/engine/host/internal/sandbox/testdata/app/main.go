@@ -45,6 +45,14 @@ func main() {
 	case "wait":
 		fmt.Println("serving")
 		forever()
+	case "userns": // tries in every way to make a user namespace
+		cmd := exec.Command("/proc/self/exe", "exit", "0")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER}
+		fmt.Println("clone:", text(cmd.Run()))
+		fmt.Println("unshare:", text(syscall.Unshare(syscall.CLONE_NEWUSER)))
+		const clone3 = 435
+		_, _, errno := syscall.Syscall(clone3, 0, 0, 0)
+		fmt.Println("clone3:", errno)
 	case "exit":
 		code, _ := strconv.Atoi(args[0])
 		fmt.Fprintln(os.Stderr, "bye")
@@ -196,6 +204,8 @@ func report(args []string) Report {
 				f.Close()
 			}
 			r.Writes[name] = text(err)
+		case "remove":
+			r.Files[name] = text(os.Remove(name))
 		case "fill": // how much fits in
 			f, err := os.Create(name)
 			n := 0
