@@ -87,12 +87,11 @@ func (p *Pipeline) Image(ctx context.Context) (*ImageResult, error) {
 		if err := p.assemble(ctx, p.Config, p.imagePlatforms(), p.path(imageDir), result, progress); err != nil {
 			return "", "", err
 		}
-		for _, m := range result.Platforms {
-			if err := p.checkLayer(m); err != nil {
-				result.Verdict = Failed
-				s.fail(Failure{What: "image " + m.Platform, Where: m.Platform, Message: err.Error()})
-				return Failed, err.Error(), nil
-			}
+		err := p.parallel(ctx, len(result.Platforms), func(_ context.Context, i int) error { return p.checkLayer(result.Platforms[i]) })
+		if err != nil {
+			result.Verdict = Failed
+			s.fail(Failure{What: "image", Message: err.Error()})
+			return Failed, err.Error(), nil
 		}
 		large, err := p.exceeded(result)
 		if err != nil {
@@ -352,7 +351,7 @@ func (p *Pipeline) checkLayer(m PlatformImage) error {
 	}
 	for _, b := range p.build.Binaries {
 		if b.Platform == m.Platform && found[b.Name] != b.SHA256 {
-			return fmt.Errorf("%s in the layer has SHA256 %s, but %s was verified", b.Name, cmp.Or(found[b.Name], "none"), b.SHA256)
+			return fmt.Errorf("%s: %s in the layer has SHA256 %s, but %s was verified", m.Platform, b.Name, cmp.Or(found[b.Name], "none"), b.SHA256)
 		}
 	}
 	return nil

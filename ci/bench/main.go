@@ -33,6 +33,7 @@ import (
 var (
 	cold = flag.Int("cold", 1, "how often to measure each cold build")
 	warm = flag.Int("warm", 5, "how often to measure each warm build")
+	only = flag.Bool("image", false, "measure only what comes after the build")
 )
 
 var platforms = []string{"linux/amd64", "linux/arm64", "linux/386", "linux/arm/v7"}
@@ -45,6 +46,11 @@ func main() {
 	b.prepare()
 
 	fmt.Printf("%d cores, %s, go%s, %s/%s\n\n", runtime.NumCPU(), b.cpu(), b.release, runtime.GOOS, runtime.GOARCH)
+	if *only {
+		b.assembling()
+		b.smoke()
+		return
+	}
 	fmt.Println("Build and image, seconds (median), and as ratio to bare `go build -trimpath`, two at a time:")
 	fmt.Println()
 	fmt.Println("| platforms | state | go build | slipway image | ko build | slipway / go | ko / go |")
@@ -58,6 +64,8 @@ func main() {
 			fmt.Printf("  %d: %d ms, %.2f %% of the bare go build\n", n, ms[0], 100*float64(ms[0])/float64(ms[1]))
 		}
 	}
+	b.assembling()
+	b.smoke()
 	fmt.Printf("\nPeak memory of the slipway process itself, `slipway image` of a program of 100 MB: %d MiB.\n", b.memory()>>20)
 }
 

@@ -45,6 +45,10 @@ func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process,
 	if c.Isolation != "" && c.Isolation != kindService {
 		return nil, fault.Usagef("Leave it at auto.", "smoke: the dagger engine has no isolation %q, only %q", c.Isolation, kindService)
 	}
+	mask, err := engine.CapabilityMask(c.Capabilities)
+	if err != nil {
+		return nil, err
+	}
 	img, err := readImage(c.Layout, c.Manifest)
 	if err != nil {
 		return nil, fault.Environmentf(err, "", "smoke run")
@@ -77,14 +81,23 @@ func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process,
 	if err != nil {
 		return nil, err
 	}
-	token := rand.Text()
+	o := order{Port: strconv.Itoa(agentPort), Token: rand.Text(), Root: "/", Capabilities: mask}
 	ctr := e.client.Container().Import(e.client.Host().File(archive)).WithMountedFile(agentPath, agent)
 	for _, v := range c.Env {
 		key, value, _ := strings.Cut(v, "=")
 		ctr = ctr.WithEnvVariable(key, value)
 	}
-	service := ctr.WithExposedPort(agentPort).AsService(dagger.ContainerAsServiceOpts{Args: append([]string{agentPath, strconv.Itoa(agentPort), token}, args...)})
-	p := &process{e: e, token: token}
+	if mask != 0 {
+		if ctr, err = e.asRoot(ctx, ctr, c.Capabilities, &o); err != nil {
+			return nil, err
+		}
+	}
+	text, err := json.Marshal(o)
+	if err != nil {
+		return nil, err
+	}
+	service := ctr.WithExposedPort(agentPort).AsService(dagger.ContainerAsServiceOpts{Args: append([]string{agentPath, string(text)}, args...)})
+	p := &process{e: e, token: o.Token}
 	if p.service, err = service.Start(ctx); err != nil {
 		return nil, e.fault(ctx, err, "the image cannot be started as a service")
 	}
@@ -98,14 +111,65 @@ func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process,
 		Error string
 		Facts facts
 	}
-	if err := p.ask(ctx, "started", &started); err != nil {
+	// A program can stop the agent: it has the same user.
+	asking, cancel := context.WithTimeoutCause(ctx, startIn, errors.New("no answer within "+startIn.String()))
+	defer cancel()
+	if err := p.ask(asking, "started", &started); err != nil {
+		if ctx.Err() == nil && asking.Err() != nil {
+			err = fault.Environmentf(context.Cause(asking), "", "the service of the smoke run")
+		}
 		return nil, errors.Join(err, p.Close())
 	}
 	if started.Error != "" {
 		return nil, errors.Join(&engine.ImageError{Err: fmt.Errorf("the image cannot be started: %s", started.Error)}, p.Close())
 	}
-	p.isolation = started.Facts.isolation(config.Config.User)
+	p.isolation = started.Facts.isolation(config.Config.User, c.Capabilities, mask)
 	return p, nil
+}
+
+// order is what the agent is to do.
+type order struct {
+	Port         string    `json:"port"`
+	Token        string    `json:"token"`
+	Root         string    `json:"root"`
+	Capabilities uint64    `json:"capabilities"`
+	As           *identity `json:"as,omitempty"`
+}
+
+type identity struct {
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Groups []uint32 `json:"groups"`
+}
+
+// asRoot has the agent run as root and start the program as the image's user. Only root can limit the capabilities
+// that files give: without it those that Dagger leaves to root would all be within the program's reach.
+func (e *Engine) asRoot(ctx context.Context, ctr *dagger.Container, capabilities []string, o *order) (*dagger.Container, error) {
+	text, err := ctr.WithExec([]string{agentPath, "whoami"}).Stdout(ctx)
+	if err != nil {
+		return nil, e.fault(ctx, err, "the image's user")
+	}
+	var user struct {
+		identity
+		Home, Bounding string
+	}
+	if err := json.Unmarshal([]byte(text), &user); err != nil {
+		return nil, fmt.Errorf("the image's user: %w", err)
+	}
+	bounding, err := strconv.ParseUint(user.Bounding, 16, 64)
+	if err != nil {
+		return nil, fmt.Errorf("the capabilities of a container: %w", err)
+	}
+	for _, name := range capabilities {
+		if mask, _ := engine.CapabilityMask([]string{name}); mask&^bounding != 0 {
+			return nil, fault.Environmentf(nil, "The embedded engine (--engine=host) can.", "smoke run: a Dagger service cannot have %s", name)
+		}
+	}
+	o.As = &user.identity
+	if user.Home != "" {
+		ctr = ctr.WithEnvVariable("HOME", user.Home) // Dagger sets that of root else
+	}
+	return ctr.WithUser("0:0"), nil
 }
 
 func readImage(layoutDir, manifest string) (v1.Image, error) {
@@ -170,13 +234,28 @@ func writeArchive(file string, img v1.Image) error {
 
 // facts are what the agent read back from the kernel about the program that it has started.
 type facts struct {
-	UID          int  `json:"uid"`
-	NoNewPrivs   bool `json:"no_new_privs"`
-	Capabilities bool `json:"capabilities"`
-	ReadOnly     bool `json:"read_only"`
+	UID              int               `json:"uid"`
+	NoNewPrivs       bool              `json:"no_new_privs"`
+	ReadOnly         bool              `json:"read_only"`
+	Sets             map[string]string `json:"sets"`
+	FileCapabilities bool              `json:"file_capabilities"`
 }
 
-func (f facts) isolation(user string) engine.Isolation {
+// only tells whether the program has no capabilities but the allowed ones, and no way to others.
+func (f facts) only(allowed uint64) bool {
+	for name, most := range map[string]uint64{"CapInh": 0, "CapAmb": 0, "CapPrm": allowed, "CapEff": allowed, "CapBnd": allowed} {
+		set, err := strconv.ParseUint(f.Sets[name], 16, 64)
+		if name == "CapBnd" && f.NoNewPrivs {
+			most = set // it bounds what files give, and they give nothing
+		}
+		if err != nil || set&^most != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (f facts) isolation(user string, capabilities []string, mask uint64) engine.Isolation {
 	i := engine.Isolation{Kind: kindService, Holds: []string{"rootfs", "pid", "mount", "ipc", "uts"}}
 	add := func(holds bool, name, reason string) {
 		if holds {
@@ -188,8 +267,15 @@ func (f facts) isolation(user string) engine.Isolation {
 	wanted, _, _ := strings.Cut(cmp.Or(user, "0"), ":")
 	uid, err := strconv.Atoi(wanted)
 	add(err != nil && f.UID >= 0 || f.UID == uid, "user", fmt.Sprintf("it runs as %d", f.UID))
-	add(f.Capabilities, "capabilities", "the program has some")
-	add(f.NoNewPrivs, "no-new-privileges", "the kernel refused")
+	add(f.only(mask), "capabilities", fmt.Sprintf("the program has %v", f.Sets))
+	if mask == 0 {
+		add(f.NoNewPrivs, "no-new-privileges", "the kernel refused")
+	} else {
+		add(false, "no-new-privileges", fmt.Sprintf("the image's files may give %s, and setuid files their owner", strings.Join(capabilities, ", ")))
+		if !f.FileCapabilities {
+			add(false, "file capabilities", "the program's file has none")
+		}
+	}
 	add(f.ReadOnly, "read-only", "a Dagger service has a root file system that can be written")
 	for _, name := range []string{"network", "memory", "processes", "tmpfs"} {
 		add(false, name, "a Dagger service has no such limit")
@@ -276,13 +362,19 @@ func (p *process) Wait(ctx context.Context) (engine.Exit, error) {
 		Code      int
 		Signal    string
 		MaxMemory int64 `json:"max_memory"`
+		Leftover  []string
+		Written   []string
 	}
 	err := p.ask(ctx, "wait", &x)
-	return engine.Exit{Code: x.Code, Signal: x.Signal, MaxMemory: x.MaxMemory}, err
+	return engine.Exit(x), err
 }
 
-// answerIn bounds questions that are answered at once.
-const answerIn = 10 * time.Second
+const (
+	// answerIn bounds questions that are answered at once.
+	answerIn = 10 * time.Second
+	// startIn bounds the start of a program, before which the agent looks through the image's files.
+	startIn = time.Minute
+)
 
 // Signal implements engine.Process.
 func (p *process) Signal(s os.Signal) error {

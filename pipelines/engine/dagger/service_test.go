@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -22,23 +23,62 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/engine/dagger"
+	"github.com/slipway-ci/slipway/pipelines/fault"
 )
 
 const server = `package main
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"regexp"
 	"syscall"
+	"time"
 )
 
 func main() {
-	if len(os.Args) > 1 {
+	self, err := os.Executable()
+	check(err)
+	switch {
+	case len(os.Args) == 1:
+	case os.Args[1] == "privileged":
+		_, err := net.Listen("tcp", ":1023")
+		fmt.Println("listen:", err)
+		status, err := os.ReadFile("/proc/self/status")
+		check(err)
+		for _, line := range regexp.MustCompile("(?m)^(Uid|Gid|Groups|Cap...|NoNewPrivs):.*").FindAllString(string(status), -1) {
+			fmt.Println(line)
+		}
+		fmt.Println("up")
+		time.Sleep(time.Hour)
+	case os.Args[1] == "leave":
+		child := exec.Command(self, "stay")
+		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		out, err := child.StdoutPipe()
+		check(err)
+		check(child.Start())
+		_, err = out.Read(make([]byte, 1)) // it is what it will be
+		check(err)
+		check(os.WriteFile(filepath.Join(filepath.Dir(self), "made"), nil, 0o600))
+		check(os.Chmod(self, 0o700))
+		check(os.MkdirAll("/tmp", 0o700))
+		check(os.WriteFile("/tmp/slipway-made", nil, 0o600))
+		check(os.Remove("/tmp/slipway-made"))
+		return
+	case os.Args[1] == "stay":
+		signal.Ignore(syscall.SIGTERM)
+		fmt.Println("here")
+		time.Sleep(time.Hour)
+	default:
 		fmt.Println("arguments:", os.Args[1:], os.Getenv("GREETING"))
 		os.Exit(7)
 	}
@@ -51,11 +91,19 @@ func main() {
 	fmt.Println("down")
 	os.Exit(3)
 }
+
+func check(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
 `
 
-// compile compiles one file with the go command of the machine.
+// compile compiles one file with the go command of the machine, into a directory that is open to every user.
 func compile(t *testing.T, file string) string {
-	out := filepath.Join(t.TempDir(), "program")
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755))
+	out := filepath.Join(dir, "server")
 	c := exec.Command("go", "build", "-o", out, file)
 	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	text, err := c.CombinedOutput()
@@ -63,13 +111,21 @@ func compile(t *testing.T, file string) string {
 	return out
 }
 
-// image is an OCI layout with one program, and the digest of its manifest.
-func image(t *testing.T, program, user string) (layoutDir, manifest string) {
+// bindService is cap_net_bind_service as the kernel keeps it with a file, permitted and effective.
+const bindService = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+
+// image is an OCI layout with one program, and the digest of its manifest. The program's file has the given
+// capabilities.
+func image(t *testing.T, program, user, capability string) (layoutDir, manifest string) {
 	content, err := os.ReadFile(program)
 	require.NoError(t, err)
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	require.NoError(t, w.WriteHeader(&tar.Header{Name: "server", Mode: 0o755, Size: int64(len(content))}))
+	header := &tar.Header{Name: "server", Mode: 0o755, Size: int64(len(content))}
+	if capability != "" {
+		header.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": capability}
+	}
+	require.NoError(t, w.WriteHeader(header))
 	_, err = w.Write(content)
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
@@ -94,16 +150,22 @@ func image(t *testing.T, program, user string) (layoutDir, manifest string) {
 }
 
 // runAgent stands for the container of a service where no engine is: it starts the agent on this machine,
-// with the arguments that the engine was asked to start it with, and returns its address.
+// with the arguments that the engine was asked to start it with, and returns its address. The directory of the
+// program stands for the root file system.
 func runAgent(t *testing.T, agent, program string) func(args []string) string {
 	return func(args []string) string {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		address := l.Addr().String()
 		require.NoError(t, l.Close())
-		_, port, err := net.SplitHostPort(address)
+		var order map[string]any
+		require.NoError(t, json.Unmarshal([]byte(args[1]), &order))
+		_, order["port"], err = net.SplitHostPort(address)
 		require.NoError(t, err)
-		c := exec.Command(agent, append([]string{port, args[2], program}, args[4:]...)...)
+		order["root"] = filepath.Dir(program)
+		text, err := json.Marshal(order)
+		require.NoError(t, err)
+		c := exec.Command(agent, append([]string{string(text), program}, args[3:]...)...)
 		c.Env = []string{"GREETING=hello"}
 		require.NoError(t, c.Start())
 		t.Cleanup(func() {
@@ -122,17 +184,24 @@ func runAgent(t *testing.T, agent, program string) func(args []string) string {
 	}
 }
 
-func startServer(t *testing.T, c engine.Container) engine.Process {
+// startServer starts the program as a user that may do nothing, or as root.
+func startServer(t *testing.T, c engine.Container, user string) engine.Process {
 	if os.Getuid() != 0 {
 		t.Skip("only root has privileges that the agent can take from a program")
 	}
 	source := filepath.Join(program(t, map[string]string{"main.go": server}), "main.go")
-	binary := compile(t, source)
+	binary, capability := compile(t, source), ""
+	if len(c.Capabilities) > 0 {
+		capability = bindService
+	}
 	e, r := open(t, failingProgram(t), dagger.Options{})
 	if !*onEngine {
 		r.endpoint = runAgent(t, compile(t, filepath.Join("internal", "agent", "main.go")), binary)
+		if capability != "" {
+			require.NoError(t, unix.Setxattr(binary, "security.capability", []byte(capability), 0))
+		}
 	}
-	c.Layout, c.Manifest = image(t, binary, "65532:65532")
+	c.Layout, c.Manifest = image(t, binary, user, capability)
 	p, err := e.Start(t.Context(), c)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, p.Close()) })
@@ -140,7 +209,7 @@ func startServer(t *testing.T, c engine.Container) engine.Process {
 }
 
 func TestServiceAnswersUntilItIsStopped(t *testing.T) {
-	p := startServer(t, engine.Container{})
+	p := startServer(t, engine.Container{}, "65532:65532")
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return p.Dial(ctx, 18080) }}}
 	var answer string
 	require.Eventually(t, func() bool {
@@ -156,12 +225,7 @@ func TestServiceAnswersUntilItIsStopped(t *testing.T) {
 	assert.Contains(t, answer, "uid ")
 	ports, err := p.Listening(t.Context())
 	require.NoError(t, err)
-	// Neither the agent's own nor one of another process.
-	if *onEngine {
-		assert.Equal(t, []int{18080}, ports)
-	} else {
-		assert.Contains(t, ports, 18080)
-	}
+	assert.Equal(t, []int{18080}, ports, "neither the agent's own nor one of another process")
 	i := p.Isolation()
 	assert.Equal(t, "service", i.Kind)
 	assert.Contains(t, i.Holds, "capabilities")
@@ -177,13 +241,60 @@ func TestServiceAnswersUntilItIsStopped(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 3, x.Code)
 	assert.Positive(t, x.MaxMemory)
+	assert.Empty(t, x.Leftover)
+	assert.Empty(t, x.Written)
 	assert.Equal(t, "up\ndown\n", string(p.Output()))
 }
 
 func TestServiceEndsByItself(t *testing.T) {
-	p := startServer(t, engine.Container{Args: []string{"once"}, Env: []string{"GREETING=hello"}})
+	p := startServer(t, engine.Container{Args: []string{"once"}, Env: []string{"GREETING=hello"}}, "65532:65532")
 	x, err := p.Wait(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, 7, x.Code)
 	assert.Equal(t, "arguments: [once] hello\n", string(p.Output()))
+}
+
+// What a program leaves behind is told. Files in /tmp are not: elsewhere it is in memory.
+func TestServiceLeavesThingsBehind(t *testing.T) {
+	p := startServer(t, engine.Container{Args: []string{"leave"}}, "0:0")
+	x, err := p.Wait(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, 0, x.Code, "%s", p.Output())
+	assert.Equal(t, []string{"server"}, x.Leftover)
+	assert.Equal(t, []string{"/made", "/server"}, x.Written)
+	assert.Contains(t, p.Isolation().Holds, "capabilities")
+}
+
+// The program has the capabilities of its file as an ordinary user, and no way to others.
+func TestServiceWithCapabilities(t *testing.T) {
+	p := startServer(t, engine.Container{Args: []string{"privileged"}, Capabilities: []string{"cap_net_bind_service"}}, "65532:65532")
+	require.Eventually(t, func() bool { return bytes.HasSuffix(p.Output(), []byte("up\n")) }, time.Minute, 20*time.Millisecond, "%s", p.Output())
+	assert.Equal(t, "listen: <nil>\nUid:\t65532\t65532\t65532\t65532\nGid:\t65532\t65532\t65532\t65532\nGroups:\t65532 \n"+
+		"CapInh:\t0000000000000000\nCapPrm:\t0000000000000400\nCapEff:\t0000000000000400\nCapBnd:\t0000000000000400\nCapAmb:\t0000000000000000\n"+
+		"NoNewPrivs:\t0\nup\n", string(p.Output()))
+	ports, err := p.Listening(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []int{1023}, ports)
+	i := p.Isolation()
+	assert.Contains(t, i.Holds, "user")
+	assert.Contains(t, i.Holds, "capabilities")
+	assert.Contains(t, i.Missing, "no-new-privileges: the image's files may give cap_net_bind_service, and setuid files their owner")
+	for _, missing := range i.Missing {
+		assert.NotContains(t, missing, "file capabilities")
+	}
+	require.NoError(t, p.Signal(syscall.SIGTERM))
+	x, err := p.Wait(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "SIGTERM", x.Signal)
+}
+
+func TestServiceCannotHaveCapability(t *testing.T) {
+	e, _ := open(t, failingProgram(t), dagger.Options{})
+	c := engine.Container{Capabilities: []string{"cap_net_bind_service", "cap_sys_admin"}}
+	c.Layout, c.Manifest = image(t, compile(t, filepath.Join("internal", "agent", "main.go")), "65532:65532", "")
+	_, err := e.Start(t.Context(), c)
+	requireFault(t, err, fault.Environment, "a Dagger service cannot have cap_sys_admin")
+	c.Capabilities = []string{"cap_net_bind"}
+	_, err = e.Start(t.Context(), c)
+	requireFault(t, err, fault.Usage, `there is no capability "cap_net_bind"`)
 }

@@ -54,6 +54,7 @@ type Engine struct {
 	keeps      map[string]*kept
 	toolchains map[string]toolchain
 	toolMu     sync.Mutex // held while a tool is built
+	roots      sandbox.Roots
 
 	relocated struct {
 		once sync.Once
@@ -193,7 +194,7 @@ func (e *Engine) Source() engine.Source { return e.source }
 
 // Start implements engine.Engine. The kinds of isolation are "runc", "crun", "namespaces" and "process".
 func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process, error) {
-	p, err := sandbox.Start(ctx, c)
+	p, err := e.roots.Start(ctx, c)
 	if _, ok := errors.AsType[*sandbox.UnavailableError](err); ok {
 		err = fault.Environmentf(err, "--smoke=process tries the image without isolation, --smoke=off does not try it.", "the smoke run")
 	}
@@ -205,7 +206,7 @@ func (e *Engine) Close() error {
 	if e.lock == nil || !e.lock.Locked() {
 		return nil // what there is belongs to another engine
 	}
-	err := source.RemoveAll(e.homeDir())
+	err := errors.Join(e.roots.Close(), source.RemoveAll(e.homeDir()))
 	if e.temp != "" {
 		err = errors.Join(err, source.RemoveAll(e.temp))
 	}

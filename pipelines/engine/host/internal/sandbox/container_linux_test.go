@@ -457,7 +457,8 @@ func TestVictim(t *testing.T) {
 	if len(f) != 4 {
 		t.Skip("part of TestContainer")
 	}
-	p, err := Start(context.Background(), engine.Container{
+	var roots Roots // what it keeps goes with this process
+	p, err := roots.Start(context.Background(), engine.Container{
 		Isolation: f[0], Layout: f[1], Manifest: f[2], Env: f[3:], Args: []string{"daemon", ":0", "stay"}, Memory: 256 << 20, Processes: 64,
 		Capabilities: []string{"cap_net_bind_service"}, // so that a helper in a user namespace has a parent
 	})

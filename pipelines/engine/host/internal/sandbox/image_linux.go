@@ -460,3 +460,10 @@ func handles(handler string, head []byte, inside bool) bool {
 	}
 	return true
 }
+
+// setHome sets HOME where the image does not.
+func (c *command) setHome(as *user) {
+	if _, ok := lookupEnv(c.env, "HOME"); !ok {
+		c.env = append(c.env, "HOME="+as.home)
+	}
+}

@@ -261,6 +261,11 @@ func makeRoot(o *order) error {
 	if err := mount("tmpfs", o.Tmp, "tmpfs", safe, tmpfsTmp); err != nil {
 		return err
 	}
+	for _, v := range o.Volumes {
+		if err := mount("tmpfs", v.Path, "tmpfs", safe, v.options(o.Userns)); err != nil {
+			return err
+		}
+	}
 	for _, name := range maskedPaths {
 		fi, err := os.Stat(name)
 		if err != nil {

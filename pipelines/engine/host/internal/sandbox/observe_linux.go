@@ -89,6 +89,12 @@ func observe(process int, o *order) *observed {
 	s.check("tmpfs", options["tmpfs"] && options["nosuid"] && options["nodev"] && !options["not for everyone"],
 		"%s is mounted %v", o.Tmp, slices.Sorted(maps.Keys(options)))
 
+	for _, v := range o.Volumes {
+		if options := mountOptions(pid, v.Path); !options["tmpfs"] || !options["nosuid"] || !options["nodev"] {
+			s.missing = append(s.missing, fmt.Sprintf("tmpfs: the volume %s is mounted %v", v.Path, slices.Sorted(maps.Keys(options))))
+		}
+	}
+
 	memory, processes := cgroupLimits(pid, o.Limits)
 	if memory {
 		s.holds = append(s.holds, "memory")

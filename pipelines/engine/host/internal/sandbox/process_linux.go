@@ -52,6 +52,7 @@ type process struct {
 	helperDone chan struct{}
 	helperErr  error
 	killHelper func()
+	release    func() // gives back the root file system
 	// done is closed when everything that the helper sent was received.
 	done chan struct{}
 
@@ -391,6 +392,9 @@ func (p *process) close() error {
 	}
 	if p.dir != "" {
 		errs = append(errs, removeTree(p.dir))
+	}
+	if p.release != nil {
+		p.release()
 	}
 	return errors.Join(errs...)
 }

@@ -126,6 +126,9 @@ func runtimeConfig(o *order) runtimeSpec {
 			Seccomp:       runtimeSeccomp(),
 		},
 	}
+	for _, v := range o.Volumes {
+		s.Mounts = append(s.Mounts, runtimeMount{v.Path, "tmpfs", "tmpfs", options("nosuid,nodev," + v.options(false))})
+	}
 	for _, name := range o.Capabilities {
 		s.Process.Capabilities["bounding"] = append(s.Process.Capabilities["bounding"], strings.ToUpper(name))
 	}

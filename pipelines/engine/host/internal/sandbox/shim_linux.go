@@ -69,8 +69,12 @@ type order struct {
 	Probe bool
 	// Dir is the private directory, Root the root file system in it, and Work a directory of this attempt.
 	Dir, Root, Work string
+	// Shared is a directory of the caller's that goes with it: Root, where that serves several starts.
+	Shared string
 	// Tmp is the path of /tmp in the image, without symbolic links.
 	Tmp string
+	// Volumes are the image's volumes, each a file system in memory of its own.
+	Volumes []volume
 	// Emulator is what executes the program in the processor's place, if that is for another.
 	Emulator string
 	// Path is the file to execute: in the image, or on this machine if there is no isolation.
@@ -370,6 +374,7 @@ func (s *shim) serve() {
 		}
 		switch r.Op {
 		case "close":
+			s.order.Shared = "" // the caller lives, and may start the image again
 			s.end(r.Remove)
 		case "dial":
 			ctx, cancel := context.WithCancel(context.Background())
@@ -588,6 +593,9 @@ func (s *shim) end(remove bool) {
 			_ = removeCgroup(s.order.Limits.Cgroup)
 		}
 		_ = removeTree(s.order.Dir)
+		if s.order.Shared != "" {
+			_ = removeTree(s.order.Shared)
+		}
 	}
 	syscall.Exit(0)
 }

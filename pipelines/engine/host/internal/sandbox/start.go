@@ -33,7 +33,21 @@ const (
 //
 // An [*UnavailableError] says that the machine cannot isolate a process, an [*engine.ForeignError] that it
 // cannot execute the image. Other errors are faults of the image or of the machine.
-func Start(ctx context.Context, c engine.Container) (engine.Process, error) { return start(ctx, c) }
+func Start(ctx context.Context, c engine.Container) (engine.Process, error) {
+	return (*roots)(nil).start(ctx, c)
+}
+
+// Roots keeps what images were unpacked into, so that an image that is started again is not unpacked again. Its
+// zero value is ready. Only root file systems that the process cannot write to are kept.
+type Roots struct{ roots }
+
+// Start is like the function [Start]. What it keeps is gone after Close, or when the calling process has ended.
+func (r *Roots) Start(ctx context.Context, c engine.Container) (engine.Process, error) {
+	return r.start(ctx, c)
+}
+
+// Close removes what was kept. All processes must have been closed.
+func (r *Roots) Close() error { return r.close() }
 
 // Available tries every kind of isolation on this machine, the best first, and tells which of them work.
 func Available() []Level { return available() }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -74,7 +75,7 @@ func attempts(isolation string) ([]attempt, []Level, error) {
 	return list, out, nil
 }
 
-func start(ctx context.Context, c engine.Container) (engine.Process, error) {
+func (r *roots) start(ctx context.Context, c engine.Container) (engine.Process, error) {
 	list, out, err := attempts(c.Isolation)
 	if err != nil {
 		return nil, err
@@ -90,7 +91,7 @@ func start(ctx context.Context, c engine.Container) (engine.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := startIn(ctx, dir, im, c, list, out)
+	p, err := r.startIn(ctx, dir, im, c, list, out)
 	if err != nil {
 		return nil, errors.Join(err, removeTree(dir))
 	}
@@ -112,21 +113,28 @@ func privateDir(prefix string) (string, error) {
 }
 
 // startIn makes the attempts in turn.
-func startIn(ctx context.Context, dir string, im *image, c engine.Container, list []attempt, out []Level) (*process, error) {
+func (r *roots) startIn(ctx context.Context, dir string, im *image, c engine.Container, list []attempt, out []Level) (_ *process, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err == nil && st.Flags&unix.ST_NOEXEC != 0 {
 		return nil, fmt.Errorf("the directory for temporary files, %s, is on a file system that executes nothing (noexec); set TMPDIR to another", os.TempDir())
 	}
 	var prepared *order
 	var owners bool
+	var taken []string
+	release := func() {
+		for _, root := range taken {
+			r.done(root)
+		}
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
 	for _, a := range list {
 		if prepared == nil || owners != a.owners() {
-			root := filepath.Join(dir, "rootfs")
-			if err := removeTree(root); err != nil {
-				return nil, err
-			}
 			var err error
-			prepared, err = prepare(ctx, dir, root, im, c, a)
+			prepared, err = r.prepare(ctx, dir, im, c, a)
 			if owners = a.owners(); owners && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL)) {
 				// Root without the capabilities of root, or in a user namespace that does not have the owner.
 				out = append(out, Level{Kind: a.kind, Reason: "files cannot be given their owners: " + err.Error()})
@@ -136,9 +144,11 @@ func startIn(ctx context.Context, dir string, im *image, c engine.Container, lis
 			if err != nil {
 				return nil, err
 			}
+			taken = append(taken, prepared.Root)
 		}
 		p, err := try(ctx, *prepared, a, c.Memory, c.Processes)
 		if err == nil {
+			p.release = release
 			return p, nil
 		}
 		if setup, ok := errors.AsType[*setupError](err); ok && a.kind != kindProcess {
@@ -195,9 +205,7 @@ func prepare(ctx context.Context, dir, rootDir string, im *image, c engine.Conta
 	if err != nil {
 		return nil, &engine.ImageError{Err: err}
 	}
-	if _, ok := lookupEnv(cmd.env, "HOME"); !ok {
-		cmd.env = append(cmd.env, "HOME="+as.home)
-	}
+	cmd.setHome(as)
 	cwd, err := u.directory(cmd.dir)
 	if err != nil {
 		return nil, &engine.ImageError{Err: fmt.Errorf("the image's working directory %w", err)}
@@ -227,7 +235,7 @@ func prepare(ctx context.Context, dir, rootDir string, im *image, c engine.Conta
 	if err := cmp.Or(u.checkExecutable(real, as), interpreter(root, real, head)); err != nil {
 		return nil, fmt.Errorf("the image's entrypoint %s %w", cmd.args[0], err)
 	}
-	if o.Tmp, err = u.mountPoints(); err != nil {
+	if o.Tmp, o.Volumes, err = u.mountPoints(im.config.Config.Volumes, as); err != nil {
 		return nil, err
 	}
 	if len(c.Capabilities) > 0 {
@@ -263,24 +271,35 @@ func (u *unpacker) directory(name string) (string, error) {
 	return real, u.mkdirAll(real)
 }
 
-// mountPoints prepares what the sandbox puts into the root file system, and returns the path of /tmp.
-func (u *unpacker) mountPoints() (tmp string, err error) {
+// mountPoints prepares what the sandbox puts into the root file system, and returns the path of /tmp and the
+// volumes that are mounted.
+func (u *unpacker) mountPoints(volumes map[string]struct{}, as *user) (tmp string, mounted []volume, err error) {
 	for _, name := range []string{"proc", "dev"} {
 		// runc does not follow links there either.
 		if fi, err := u.root.Lstat(name); err == nil && !fi.IsDir() {
-			return "", fmt.Errorf("/%s is not a directory in the image", name)
+			return "", nil, fmt.Errorf("/%s is not a directory in the image", name)
 		}
 		if err := u.mkdirAll(name); err != nil {
-			return "", err
+			return "", nil, err
 		}
 	}
 	real, err := u.directory("/tmp")
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	// runc gives what it mounts there the mode of what it covers.
 	u.dirs[real] = meta{mode: fs.ModeDir | fs.ModeSticky | 0o777}
-	return "/" + real, u.hosts()
+	tmp = "/" + real
+	for _, name := range slices.Sorted(maps.Keys(volumes)) {
+		real, err := u.directory(name)
+		if err != nil {
+			return "", nil, &engine.ImageError{Err: fmt.Errorf("the image's volume %w", err)}
+		}
+		if v := u.volume(real, as); !slices.ContainsFunc([]string{"/proc", "/dev", tmp}, v.within) && v.Path != "/." {
+			mounted = append(mounted, v)
+		}
+	}
+	return tmp, mounted, u.hosts()
 }
 
 // hosts writes /etc/hosts, as all container engines do: without it, an image from scratch cannot listen
