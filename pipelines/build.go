@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"debug/buildinfo"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"go/version"
@@ -73,6 +74,44 @@ func (p *Pipeline) Build(ctx context.Context) (*BuildResult, error) {
 	if err := p.checkCommands(); err != nil {
 		return nil, err
 	}
+	return stored(p, "build", func() (*BuildResult, error) { return p.runBuild(ctx) })
+}
+
+func (r *BuildResult) final() bool { return r.Verdict == Passed }
+
+// more are the paths of the builds, which verify looks for.
+func (r *BuildResult) more() any {
+	var forbids [][]string
+	for _, b := range r.Binaries {
+		forbids = append(forbids, b.forbids)
+	}
+	return forbids
+}
+
+func (r *BuildResult) restore(p *Pipeline, more json.RawMessage) error {
+	var forbids [][]string
+	if err := json.Unmarshal(more, &forbids); err != nil {
+		return err
+	}
+	if len(forbids) != len(r.Binaries) {
+		return errors.New("not a build")
+	}
+	for i := range r.Binaries {
+		b := &r.Binaries[i]
+		var err error
+		if b.platform, err = ParsePlatform(b.Platform); err != nil {
+			return err
+		}
+		if b.info, err = buildinfo.ReadFile(p.path(b.Full)); err != nil {
+			return err
+		}
+		b.forbids = forbids[i]
+	}
+	p.build, p.Record.Binaries = r, r.Binaries
+	return nil
+}
+
+func (p *Pipeline) runBuild(ctx context.Context) (*BuildResult, error) {
 	s := p.stage("build")
 	platforms := p.Plan.Platforms
 	built := make([][]Binary, len(platforms))
@@ -171,7 +210,7 @@ func (p *Pipeline) compile(ctx context.Context, m Module, commands []Command, pl
 	if relocate {
 		name = "rebuild (" + platform.String() + ")"
 	}
-	return p.engine.Run(ctx, engine.Command{
+	return p.run(ctx, engine.Command{
 		Name: name, Toolchain: p.Plan.BuildRelease, Dir: m.Dir, Args: args, Env: append(p.Plan.env(), platform.env()...), CGO: p.Config.CGO,
 		Outputs: outputs, OutputDir: out, Relocate: relocate, Keep: !relocate,
 	})
@@ -239,7 +278,7 @@ func (p *Pipeline) cgoMissing(ctx context.Context, m Module, packages, env []str
 func (p *Pipeline) cgoUsers(ctx context.Context, m Module, packages, env []string) ([]string, error) {
 	args := append([]string{"go", "list", "-e", "-deps", "-f", "{{if and .CgoFiles (not .Standard)}}{{.ImportPath}}{{end}}"}, tagFlags(p.Config.Tags)...)
 	args = append(args, packages...)
-	r, err := p.engine.Run(ctx, engine.Command{
+	r, err := p.run(ctx, engine.Command{
 		Name: "go list (cgo)", Toolchain: p.Plan.BuildRelease, Dir: m.Dir, Args: args, CGO: true, Env: append(p.Plan.env(), env...),
 	})
 	if err != nil {

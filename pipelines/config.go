@@ -132,6 +132,8 @@ type Config struct {
 	To []string `yaml:"to"`
 	// Output is the directory for everything that a run writes. Default: dist.
 	Output string `yaml:"output"`
+	// Fresh does everything again, also what earlier runs have done with the same inputs.
+	Fresh bool `yaml:"fresh"`
 	// Parallel bounds how many commands run at the same time. Default: what cores and memory allow.
 	Parallel int `yaml:"parallel"`
 }

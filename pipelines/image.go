@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -81,9 +82,39 @@ func (p *Pipeline) Image(ctx context.Context) (*ImageResult, error) {
 	if err != nil || verify.Verdict != Passed {
 		return &ImageResult{Verdict: Skipped}, err
 	}
+	return stored(p, "image", func() (*ImageResult, error) { return p.runImage(ctx) })
+}
+
+func (r *ImageResult) final() bool { return r.Verdict == Passed }
+
+// more is what the images' configurations say about running.
+func (r *ImageResult) more() any {
+	var all []v1.Config
+	for _, m := range r.Platforms {
+		all = append(all, m.run)
+	}
+	return all
+}
+
+func (r *ImageResult) restore(p *Pipeline, more json.RawMessage) error {
+	var all []v1.Config
+	if err := json.Unmarshal(more, &all); err != nil {
+		return err
+	}
+	if len(all) != len(r.Platforms) {
+		return errors.New("not an image")
+	}
+	for i := range all {
+		r.Platforms[i].run = all[i]
+	}
+	p.image, p.Record.Image = r, r
+	return nil
+}
+
+func (p *Pipeline) runImage(ctx context.Context) (*ImageResult, error) {
 	s := p.stage("image")
 	result := &ImageResult{Verdict: Passed, Layout: imageDir, Compressor: oci.Compressor(oci.Compression(p.Config.Compression))}
-	err = s.task(ctx, "image", func(ctx context.Context, progress func(string)) (Verdict, string, error) {
+	err := s.task(ctx, "image", func(ctx context.Context, progress func(string)) (Verdict, string, error) {
 		if err := p.assemble(ctx, p.Config, p.imagePlatforms(), p.path(imageDir), result, progress); err != nil {
 			return "", "", err
 		}

@@ -56,7 +56,8 @@ type Pipeline struct {
 	dist   *dist
 	start  time.Time
 
-	mu sync.Mutex // guards Record
+	reuse *reuse
+	mu    sync.Mutex // guards Record
 
 	// Results of stages that later ones build on.
 	build  *BuildResult
@@ -73,7 +74,7 @@ func New(ctx context.Context, e engine.Engine, c Config, o Options) (*Pipeline, 
 	if err != nil {
 		return nil, err
 	}
-	p := &Pipeline{Config: c, given: given, Lock: o.Lock, engine: e, opts: o, start: time.Now()}
+	p := &Pipeline{Config: c, given: given, Lock: o.Lock, engine: e, opts: o, start: time.Now(), reuse: newReuse(e, c, o)}
 	if p.Lock == nil {
 		if p.Lock, err = ReadLock(e.Source().FS); err != nil {
 			return nil, err
@@ -90,6 +91,14 @@ func New(ctx context.Context, e engine.Engine, c Config, o Options) (*Pipeline, 
 }
 
 func (p *Pipeline) plan(ctx context.Context) error {
+	_, err := stored(p, "plan", func() (*Plan, error) {
+		err := p.newPlan(ctx)
+		return p.Plan, err
+	})
+	return err
+}
+
+func (p *Pipeline) newPlan(ctx context.Context) error {
 	s := p.stage("plan")
 	err := s.task(ctx, "plan", func(ctx context.Context, _ func(string)) (Verdict, string, error) {
 		var err error

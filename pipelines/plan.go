@@ -422,3 +422,45 @@ func shorten(list []string, n int) string {
 	}
 	return strings.Join(list[:n], ", ") + " and " + strconv.Itoa(len(list)-n) + " more"
 }
+
+// planMore is what JSON does not show of a plan.
+type planMore struct {
+	Platforms  []Platform
+	Toolchains []engine.Toolchain
+	GoWork     string
+}
+
+func (p *Plan) final() bool { return true }
+
+func (p *Plan) more() any {
+	m := planMore{Platforms: p.Platforms, GoWork: p.goWork}
+	for _, r := range p.Releases {
+		m.Toolchains = append(m.Toolchains, r.Toolchain)
+	}
+	return m
+}
+
+func (p *Plan) restore(to *Pipeline, more json.RawMessage) error {
+	var m planMore
+	if err := json.Unmarshal(more, &m); err != nil {
+		return err
+	}
+	if len(m.Toolchains) != len(p.Releases) || len(p.Modules) == 0 {
+		return errors.New("not a plan")
+	}
+	p.Platforms, p.goWork = m.Platforms, m.GoWork
+	for i := range p.Releases {
+		p.Releases[i].Toolchain = m.Toolchains[i]
+	}
+	to.Plan = p
+	to.Record.planned(to)
+	to.reuse.prepare = func(ctx context.Context) error {
+		for _, r := range p.Releases {
+			if _, err := to.engine.Toolchain(ctx, r.Exact, to.Lock.Toolchains[r.Exact]); err != nil {
+				return err
+			}
+		}
+		return to.fetchModules(ctx)
+	}
+	return nil
+}

@@ -78,6 +78,9 @@ type StageRecord struct {
 	Verdict Verdict `json:"verdict"`
 	// Detail is the outcome in a few words.
 	Detail string `json:"detail,omitempty"`
+	// Reused is when the stage was really done, in RFC 3339, if this is the result of an earlier run with the same
+	// inputs. The tasks are those of that run.
+	Reused string `json:"reused,omitempty"`
 	// Started is the time since the run began.
 	Started  Milliseconds `json:"started_ms"`
 	Elapsed  Milliseconds `json:"elapsed_ms"`
@@ -181,6 +184,7 @@ func (c Config) asMap() map[string]any {
 	}
 	// Where a run writes and how many commands run at once change no result, and a path tells of a machine.
 	delete(m, "output")
+	delete(m, "fresh")
 	delete(m, "parallel")
 	return m
 }

@@ -3,6 +3,7 @@ package pipelines
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -76,6 +77,20 @@ func (p *Pipeline) Smoke(ctx context.Context) (*SmokeResult, error) {
 	if err != nil || image.Verdict != Passed {
 		return &SmokeResult{Verdict: Skipped}, err
 	}
+	return stored(p, "smoke", func() (*SmokeResult, error) { return p.runSmoke(ctx, image) })
+}
+
+// An image that could not run here may run when the machine has changed.
+func (r *SmokeResult) final() bool {
+	return r.Verdict == Passed && !slices.ContainsFunc(r.Runs, func(x SmokeRun) bool { return x.Verdict != Passed })
+}
+func (r *SmokeResult) more() any { return nil }
+func (r *SmokeResult) restore(p *Pipeline, _ json.RawMessage) error {
+	p.Record.Smoke = r
+	return nil
+}
+
+func (p *Pipeline) runSmoke(ctx context.Context, image *ImageResult) (*SmokeResult, error) {
 	s := p.stage("smoke")
 	if p.Config.Smoke.Isolation == "off" {
 		s.end(Skipped, "switched off")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -80,6 +81,14 @@ func summarize(legs []TestLeg) string {
 // Test runs the tests of every module under every release. It writes junit.xml, test.json and
 // coverage.out, whatever the verdict.
 func (p *Pipeline) Test(ctx context.Context) (*TestResult, error) {
+	return stored(p, "test", func() (*TestResult, error) { return p.runTest(ctx) })
+}
+
+func (r *TestResult) final() bool                              { return r.Verdict == Passed }
+func (r *TestResult) more() any                                { return nil }
+func (r *TestResult) restore(*Pipeline, json.RawMessage) error { return nil }
+
+func (p *Pipeline) runTest(ctx context.Context) (*TestResult, error) {
 	s := p.stage("test")
 	legs := make([][]TestLeg, len(p.Plan.Releases))
 	profiles := make([][]byte, len(p.Plan.Modules))
@@ -149,7 +158,7 @@ func (p *Pipeline) testLeg(ctx context.Context, release string, m Module, patter
 	}
 	ask := command
 	ask.Name, ask.Args = "go version ("+release+")", []string{"go", "version"}
-	r, err := p.engine.Run(ctx, ask)
+	r, err := p.run(ctx, ask)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -187,7 +196,7 @@ func (p *Pipeline) testLeg(ctx context.Context, release string, m Module, patter
 		_, _ = io.Copy(io.Discard, reader)
 		parsed <- report
 	}()
-	r, err = p.engine.Run(ctx, command)
+	r, err = p.run(ctx, command)
 	_ = writer.Close()
 	report := <-parsed
 	if err != nil {

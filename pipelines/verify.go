@@ -3,6 +3,7 @@ package pipelines
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -61,6 +62,18 @@ func (p *Pipeline) Verify(ctx context.Context) (*VerifyResult, error) {
 	if err != nil || build.Verdict != Passed {
 		return &VerifyResult{Verdict: Skipped}, err
 	}
+	return stored(p, "verify", func() (*VerifyResult, error) { return p.runVerify(ctx, build) })
+}
+
+func (r *VerifyResult) final() bool { return r.Verdict == Passed }
+func (r *VerifyResult) more() any   { return nil }
+func (r *VerifyResult) restore(p *Pipeline, _ json.RawMessage) error {
+	p.verify = r
+	return nil
+}
+
+func (p *Pipeline) runVerify(ctx context.Context, build *BuildResult) (*VerifyResult, error) {
+	var err error
 	s := p.stage("verify")
 	result := &VerifyResult{Verdict: Passed, Binaries: make([]Evidence, len(build.Binaries))}
 	err = p.parallel(ctx, len(build.Binaries), func(ctx context.Context, i int) error {

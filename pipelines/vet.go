@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -58,6 +59,14 @@ func (f Finding) where() string {
 // Vet runs go vet under every release, and gofmt and the checks of the module files once, with the
 // release that builds.
 func (p *Pipeline) Vet(ctx context.Context) (*VetResult, error) {
+	return stored(p, "vet", func() (*VetResult, error) { return p.runVet(ctx) })
+}
+
+func (r *VetResult) final() bool                              { return r.Verdict == Passed && len(r.NotChecked) == 0 }
+func (r *VetResult) more() any                                { return nil }
+func (r *VetResult) restore(*Pipeline, json.RawMessage) error { return nil }
+
+func (p *Pipeline) runVet(ctx context.Context) (*VetResult, error) {
 	s := p.stage("vet")
 	v := &vetting{p: p, result: &VetResult{Verdict: Passed, Findings: []Finding{}}}
 	type job struct {
@@ -181,7 +190,7 @@ func (v *vetting) vet(ctx context.Context, release string) ([]Finding, error) {
 			continue
 		}
 		args := append([]string{"go", "vet", "-trimpath"}, tagFlags(v.p.Config.Tags)...)
-		r, err := v.p.engine.Run(ctx, engine.Command{
+		r, err := v.p.run(ctx, engine.Command{
 			Name: "go vet (" + release + ")", Toolchain: release, Dir: m.Dir, Args: append(args, patterns...), Env: v.p.Plan.env(), CGO: v.p.Config.CGO,
 		})
 		if err != nil {
@@ -220,7 +229,7 @@ func (v *vetting) gofmt(ctx context.Context) ([]Finding, error) {
 	}
 	var all []Finding
 	for chunk := range slices.Chunk(names, 200) { // a command line has its limits
-		r, err := v.p.engine.Run(ctx, engine.Command{Name: "gofmt", Toolchain: v.p.Plan.BuildRelease, Args: append([]string{"gofmt", "-d", "--"}, chunk...)})
+		r, err := v.p.run(ctx, engine.Command{Name: "gofmt", Toolchain: v.p.Plan.BuildRelease, Args: append([]string{"gofmt", "-d", "--"}, chunk...)})
 		if err != nil {
 			return nil, err
 		}
@@ -317,7 +326,7 @@ func (v *vetting) regenerate(ctx context.Context, m Module, check string, args, 
 	for _, n := range names {
 		wanted = append(wanted, engine.SourceDir+"/"+n)
 	}
-	r, err := v.p.engine.Run(ctx, engine.Command{
+	r, err := v.p.run(ctx, engine.Command{
 		Name: strings.Join(args, " "), Toolchain: v.p.Plan.BuildRelease, Dir: m.Dir, Args: args, Env: v.p.Plan.env(), Writes: true, Network: true,
 		Outputs: wanted, OutputDir: out,
 	})
@@ -391,7 +400,7 @@ func (v *vetting) verify(ctx context.Context) ([]Finding, error) {
 		if m.Vendored {
 			continue
 		}
-		r, err := v.p.engine.Run(ctx, engine.Command{Name: "go mod verify", Toolchain: v.p.Plan.BuildRelease, Dir: m.Dir, Args: []string{"go", "mod", "verify"}, Env: v.p.Plan.env()})
+		r, err := v.p.run(ctx, engine.Command{Name: "go mod verify", Toolchain: v.p.Plan.BuildRelease, Dir: m.Dir, Args: []string{"go", "mod", "verify"}, Env: v.p.Plan.env()})
 		if err != nil {
 			return nil, err
 		}

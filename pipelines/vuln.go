@@ -345,7 +345,7 @@ func (p *Pipeline) lookForVulnerabilities(ctx context.Context, platform Platform
 
 	limited, cancel := context.WithTimeout(ctx, vulnLimit)
 	defer cancel()
-	r, err := p.engine.Run(limited, c)
+	r, err := p.run(limited, c)
 	if x, ok := errors.AsType[*engine.ToolError](err); ok {
 		return nil, notChecked(oneLine(x.Error()))
 	}

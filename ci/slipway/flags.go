@@ -102,6 +102,7 @@ func newFlagSet(name string, c *pipelines.Config) *flagSet {
 	f.StringVar(&f.password, "password", "", "`where` the password is: env:NAME or file:PATH; never the password itself")
 	f.StringVar(&f.signKey, "sign-key", "", "`where` the private key is that signs image, SBOMs and provenance: a file, or env:NAME (default: nothing is signed)")
 	f.StringVar(&f.signPassword, "sign-password", "", "`where` the password of that key is: env:NAME or file:PATH; never the password itself")
+	f.BoolVar(&c.Fresh, "fresh", c.Fresh, "do everything again, also what an earlier run has done with the same inputs")
 	f.IntVar(&c.Parallel, "parallel", c.Parallel, "`number` of commands that run at the same time (default what cores and memory allow)")
 	f.BoolVar(&f.json, "json", false, "print events and the run record as JSON, one object a line")
 	if name == "verify" {

@@ -20,7 +20,7 @@ func Stages(w io.Writer, r *pipelines.Record) error {
 	var t Table
 	for _, s := range r.Stages {
 		if s.Name != "plan" {
-			t.Row(mark(s.Verdict), s.Name, Elapsed(time.Duration(s.Elapsed)), s.Detail)
+			t.Row(mark(s.Verdict), s.Name, Elapsed(time.Duration(s.Elapsed)), s.Outcome())
 		}
 	}
 	_, err := t.WriteTo(w)

@@ -189,6 +189,10 @@ func pruneSources(dir string, age time.Duration) {
 // Name implements engine.Engine.
 func (e *Engine) Name() string { return "host" }
 
+// Fingerprint tells on what of this machine the outcome of commands and of smoke runs depends. It is no secret,
+// and the same as long as the machine stays as it is.
+func (e *Engine) Fingerprint() string { return sandbox.Fingerprint() }
+
 // Source implements engine.Engine.
 func (e *Engine) Source() engine.Source { return e.source }
 
