@@ -2,7 +2,7 @@
 RACE := $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: run test test-dagger check bench bench-dagger fuzz
+.PHONY: run test test-dagger check bench bench-dagger soak fuzz
 
 # The main job on the sample, up to an image that is pushed to a registry and read back.
 run:
@@ -37,6 +37,10 @@ bench:
 # Needs a Dagger engine that has not built with these releases yet.
 bench-dagger:
 	ci/bench/dagger.sh 1.25.14 1.26.11 1.27.4
+
+# Runs that are killed at a hundred moments; make test has a shorter version of it.
+soak:
+	go test -count=1 -v -run='TestKilled|TestRunsAt|TestClock' -timeout=60m ./ci/slipway -soak=100
 
 # Every fuzz target for a minute.
 fuzz:
