@@ -132,7 +132,7 @@ func parseConfig(name string, text []byte, profile string) (Config, error) {
 	if _, ok := errors.AsType[*fault.Error](err); ok {
 		return c, err
 	}
-	return c, fault.Usagef("docs/architecture.md describes the keys of slipway.yaml.", "%s", name+yamlLine.ReplaceAllString(": "+strings.TrimPrefix(err.Error(), "yaml: "), ":$1: "))
+	return c, fault.Usagef("docs/configuration.md lists the keys of slipway.yaml.", "%s", name+yamlLine.ReplaceAllString(": "+strings.TrimPrefix(err.Error(), "yaml: "), ":$1: "))
 }
 
 var (
