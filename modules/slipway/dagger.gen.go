@@ -61,6 +61,7 @@ func convertSlice[I any, O any](in []I, f func(I) O) []O {
 
 func (r Slipway) MarshalJSON() ([]byte, error) {
 	var concrete struct {
+		Profile      string
 		GoVersions   []string
 		Platforms    []string
 		Modules      []string
@@ -72,6 +73,7 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 		Cgo          bool
 		VetChecks    []string
 		Base         string
+		Mirrors      []string
 		User         string
 		Labels       []string
 		GoImage      string
@@ -83,6 +85,7 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 		SignPassword *dagger.Secret
 		Parallel     int
 	}
+	concrete.Profile = r.Profile
 	concrete.GoVersions = r.GoVersions
 	concrete.Platforms = r.Platforms
 	concrete.Modules = r.Modules
@@ -94,6 +97,7 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 	concrete.Cgo = r.Cgo
 	concrete.VetChecks = r.VetChecks
 	concrete.Base = r.Base
+	concrete.Mirrors = r.Mirrors
 	concrete.User = r.User
 	concrete.Labels = r.Labels
 	concrete.GoImage = r.GoImage
@@ -109,6 +113,7 @@ func (r Slipway) MarshalJSON() ([]byte, error) {
 
 func (r *Slipway) UnmarshalJSON(bs []byte) error {
 	var concrete struct {
+		Profile      string
 		GoVersions   []string
 		Platforms    []string
 		Modules      []string
@@ -120,6 +125,7 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 		Cgo          bool
 		VetChecks    []string
 		Base         string
+		Mirrors      []string
 		User         string
 		Labels       []string
 		GoImage      string
@@ -135,6 +141,7 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 	if err != nil {
 		return err
 	}
+	r.Profile = concrete.Profile
 	r.GoVersions = concrete.GoVersions
 	r.Platforms = concrete.Platforms
 	r.Modules = concrete.Modules
@@ -146,6 +153,7 @@ func (r *Slipway) UnmarshalJSON(bs []byte) error {
 	r.Cgo = concrete.Cgo
 	r.VetChecks = concrete.VetChecks
 	r.Base = concrete.Base
+	r.Mirrors = concrete.Mirrors
 	r.User = concrete.User
 	r.Labels = concrete.Labels
 	r.GoImage = concrete.GoImage
@@ -465,6 +473,27 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return nil, (*Slipway).CheckVet(&parent, ctx, source)
+		case "Compare":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var source *dagger.Directory
+			if inputArgs["source"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["source"]), &source)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg source", err))
+				}
+			}
+			var bases []string
+			if inputArgs["bases"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["bases"]), &bases)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg bases", err))
+				}
+			}
+			return (*Slipway).Compare(&parent, ctx, source, bases)
 		case "Deps":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -500,6 +529,27 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Slipway).Image(&parent, ctx, source, platform)
+		case "Kube":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var source *dagger.Directory
+			if inputArgs["source"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["source"]), &source)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg source", err))
+				}
+			}
+			var to string
+			if inputArgs["to"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["to"]), &to)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg to", err))
+				}
+			}
+			return (*Slipway).Kube(&parent, ctx, source, to)
 		case "OciLayout":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -563,6 +613,20 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Slipway).Run(&parent, ctx, source)
+		case "Sizes":
+			var parent Slipway
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var source *dagger.Directory
+			if inputArgs["source"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["source"]), &source)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg source", err))
+				}
+			}
+			return (*Slipway).Sizes(&parent, ctx, source)
 		case "Smoke":
 			var parent Slipway
 			err = json.Unmarshal(parentJSON, &parent)
@@ -674,6 +738,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 			if err != nil {
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
+			var profile string
+			if inputArgs["profile"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["profile"]), &profile)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg profile", err))
+				}
+			}
 			var goVersions []string
 			if inputArgs["goVersions"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["goVersions"]), &goVersions)
@@ -751,6 +822,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg base", err))
 				}
 			}
+			var mirrors []string
+			if inputArgs["mirrors"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["mirrors"]), &mirrors)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg mirrors", err))
+				}
+			}
 			var user string
 			if inputArgs["user"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["user"]), &user)
@@ -821,7 +899,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg parallel", err))
 				}
 			}
-			return New(goVersions, platforms, modules, packages, commands, tags, ldflags, race, cgo, vetChecks, base, user, labels, goImage, goproxy, goprivate, netrc, vulnDb, signKey, signPassword, parallel), nil
+			return New(profile, goVersions, platforms, modules, packages, commands, tags, ldflags, race, cgo, vetChecks, base, mirrors, user, labels, goImage, goproxy, goprivate, netrc, vulnDb, signKey, signPassword, parallel), nil
 		default:
 			return nil, fmt.Errorf("unknown function %s", fnName)
 		}

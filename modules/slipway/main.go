@@ -18,6 +18,8 @@ import (
 // Slipway is a pipeline with its settings.
 type Slipway struct {
 	// +private
+	Profile string
+	// +private
 	GoVersions []string
 	// +private
 	Platforms []string
@@ -39,6 +41,8 @@ type Slipway struct {
 	VetChecks []string
 	// +private
 	Base string
+	// +private
+	Mirrors []string
 	// +private
 	User string
 	// +private
@@ -62,6 +66,9 @@ type Slipway struct {
 }
 
 func New(
+	// Name of the profile of slipway.yaml to use. Default: the one that the file names, if any.
+	// +optional
+	profile string,
 	// Go releases: 1.22, 1.22.5, stable, oldstable, minimum. Default: minimum, oldstable, stable.
 	// +optional
 	goVersions []string,
@@ -92,9 +99,12 @@ func New(
 	// Checks of the vet stage: vet, gofmt, tidy, verify, vendor. Default: all.
 	// +optional
 	vetChecks []string,
-	// Base image: scratch or a reference. Default: scratch.
+	// Base image: scratch, a short name (distroless, alpine, debian, ubi) or a reference. Default: scratch.
 	// +optional
 	base string,
+	// Where base images are fetched instead, as REGISTRY=MIRROR: docker.io=mirror.example/hub.
+	// +optional
+	mirrors []string,
 	// User that the image runs as. Default: 65532:65532.
 	// +optional
 	user string,
@@ -127,8 +137,8 @@ func New(
 	parallel int,
 ) *Slipway {
 	return &Slipway{
-		GoVersions: goVersions, Platforms: platforms, Modules: modules, Packages: packages, Commands: commands, Tags: tags, Ldflags: ldflags, Race: race, Cgo: cgo,
-		VetChecks: vetChecks, Base: base, User: user, Labels: labels, GoImage: goImage, Goproxy: goproxy, Goprivate: goprivate, Netrc: netrc, VulnDb: vulnDb, SignKey: signKey, SignPassword: signPassword, Parallel: parallel,
+		Profile: profile, GoVersions: goVersions, Platforms: platforms, Modules: modules, Packages: packages, Commands: commands, Tags: tags, Ldflags: ldflags, Race: race, Cgo: cgo,
+		VetChecks: vetChecks, Base: base, Mirrors: mirrors, User: user, Labels: labels, GoImage: goImage, Goproxy: goproxy, Goprivate: goprivate, Netrc: netrc, VulnDb: vulnDb, SignKey: signKey, SignPassword: signPassword, Parallel: parallel,
 	}
 }
 
@@ -236,6 +246,74 @@ func (m *Slipway) Smoke(
 	source *dagger.Directory,
 ) (*Result, error) {
 	return m.run(ctx, source, stage((*pipelines.Pipeline).Smoke))
+}
+
+// Say what the image is made of: its layers, and the packages of the programs in it, as sizes.json, layers.svg and
+// packages.svg. An image that is larger than it may be has them too.
+func (m *Slipway) Sizes(
+	ctx context.Context,
+	// The source tree, with its .git if labels shall name the commit.
+	source *dagger.Directory,
+) (*dagger.Directory, error) {
+	var sizes *pipelines.SizesResult
+	r, err := m.run(ctx, source, func(p *pipelines.Pipeline, ctx context.Context) (err error) {
+		sizes, err = p.Explain(ctx)
+		return err
+	})
+	if err == nil && sizes.Verdict != pipelines.Passed {
+		_, err = r.Assert()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.Dist.Filter(dagger.DirectoryFilterOpts{Include: []string{"sizes.json", "layers.svg", "packages.svg"}}), nil
+}
+
+// Put the program on several base images and tell what each of them brings along, as compare.json and compare.svg.
+// A base image that cannot be had is a row that says so.
+//
+// +cache="never"
+func (m *Slipway) Compare(
+	ctx context.Context,
+	// The source tree, with its .git if labels shall name the commit.
+	source *dagger.Directory,
+	// Base images to compare. Default: scratch, distroless, alpine, debian, ubi.
+	// +optional
+	bases []string,
+) (*dagger.Directory, error) {
+	r, err := m.passed(ctx, source, call{settings: func(c *pipelines.Config) {
+		if len(bases) > 0 {
+			c.Bases = bases
+		}
+	}}, stage((*pipelines.Pipeline).Compare))
+	if err != nil {
+		return nil, err
+	}
+	return r.Dist.Filter(dagger.DirectoryFilterOpts{Include: []string{"compare.json", "compare.svg"}}), nil
+}
+
+// A Kubernetes manifest (YAML) that fits the image and what its smoke run saw. Calling it fails where that does.
+//
+// +cache="session"
+func (m *Slipway) Kube(
+	ctx context.Context,
+	// The source tree, with its .git if labels shall name the commit.
+	source *dagger.Directory,
+	// Where the image will be, such as registry.example/team/app:1.4.2; the manifest names it by digest. Default:
+	// where slipway.yaml publishes to.
+	// +optional
+	to string,
+) (string, error) {
+	var manifest []byte
+	_, err := m.passed(ctx, source, call{settings: func(c *pipelines.Config) {
+		if to != "" {
+			c.To = []string{to}
+		}
+	}}, func(p *pipelines.Pipeline, ctx context.Context) (err error) {
+		manifest, err = p.Kube(ctx)
+		return err
+	})
+	return string(manifest), err
 }
 
 // SBOMs and provenance of the image, signed if there is a key: the whole dist/.

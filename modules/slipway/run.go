@@ -36,8 +36,16 @@ type finished struct {
 	record *pipelines.Record
 }
 
+// call is what a function was asked for beside its stages.
+type call struct {
+	login pipelines.Credentials
+	// settings are those of the function itself, and come after the constructor's. Without any, no place to publish
+	// to that slipway.yaml names counts: only a call that says so publishes.
+	settings func(*pipelines.Config)
+}
+
 // start runs stages over a source.
-func (m *Slipway) start(ctx context.Context, source *dagger.Directory, login pipelines.Credentials, to []string, run runner) (f *finished, err error) {
+func (m *Slipway) start(ctx context.Context, source *dagger.Directory, asked call, run runner) (f *finished, err error) {
 	dir, err := os.MkdirTemp(".", "run-")
 	if err != nil {
 		return nil, err
@@ -46,12 +54,17 @@ func (m *Slipway) start(ctx context.Context, source *dagger.Directory, login pip
 	if _, err := source.Export(ctx, tree); err != nil {
 		return nil, fmt.Errorf("source: %w", err)
 	}
-	c, err := pipelines.ReadConfig(tree)
+	c, err := pipelines.ReadConfig(tree, m.Profile)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.configure(&c, to); err != nil {
+	if err := m.configure(&c); err != nil {
 		return nil, err
+	}
+	if asked.settings == nil {
+		c.To = nil
+	} else {
+		asked.settings(&c)
 	}
 	o := engine.Options{GoImage: c.GoImage, Exclude: pipelines.OutputNames(filepath.Base(cmp.Or(c.Output, "dist")))}
 	if o.Env, err = m.env(ctx); err != nil {
@@ -71,7 +84,7 @@ func (m *Slipway) start(ctx context.Context, source *dagger.Directory, login pip
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
-	options := pipelines.Options{Output: filepath.Join(dir, "dist"), Cache: filepath.Join(dir, "cache"), Observe: show, Credentials: login}
+	options := pipelines.Options{Output: filepath.Join(dir, "dist"), Cache: filepath.Join(dir, "cache"), Observe: show, Credentials: asked.login}
 	if options.Signer, err = m.signer(ctx); err != nil {
 		return nil, err
 	}
@@ -153,7 +166,7 @@ func show(e pipelines.Event) {
 }
 
 // configure puts the constructor's arguments over the configuration file.
-func (m *Slipway) configure(c *pipelines.Config, to []string) error {
+func (m *Slipway) configure(c *pipelines.Config) error {
 	for _, x := range []struct {
 		to   *[]string
 		from []string
@@ -162,20 +175,26 @@ func (m *Slipway) configure(c *pipelines.Config, to []string) error {
 			*x.to = x.from
 		}
 	}
-	// Where a file names places to publish to, only a call that may publish does.
-	c.To = to
 	c.LDFlags, c.Base, c.User, c.GoImage = cmp.Or(m.Ldflags, c.LDFlags), cmp.Or(m.Base, c.Base), cmp.Or(m.User, c.User), cmp.Or(m.GoImage, c.GoImage)
 	c.VulnDB = cmp.Or(m.VulnDb, c.VulnDB)
 	c.Race, c.CGO, c.Parallel = m.Race || c.Race, m.Cgo || c.CGO, cmp.Or(m.Parallel, c.Parallel)
-	for _, label := range m.Labels {
-		name, value, ok := strings.Cut(label, "=")
+	if err := pairs(&c.Labels, m.Labels, "labels", "KEY=value"); err != nil {
+		return err
+	}
+	return pairs(&c.Mirrors, m.Mirrors, "mirrors", "REGISTRY=MIRROR")
+}
+
+// pairs adds what an argument gives in the given form to a setting.
+func pairs(to *map[string]string, from []string, argument, form string) error {
+	for _, pair := range from {
+		name, value, ok := strings.Cut(pair, "=")
 		if !ok {
-			return fault.Usagef("Write it as KEY=value.", "labels: %q has no value", label)
+			return fault.Usagef("Write it as "+form+".", "%s: %q has no value", argument, pair)
 		}
-		if c.Labels == nil {
-			c.Labels = map[string]string{}
+		if *to == nil {
+			*to = map[string]string{}
 		}
-		c.Labels[name] = value
+		(*to)[name] = value
 	}
 	return nil
 }
@@ -197,7 +216,7 @@ func (m *Slipway) env(ctx context.Context) ([]string, error) {
 
 // run runs stages and hands over what they wrote, whatever the verdict.
 func (m *Slipway) run(ctx context.Context, source *dagger.Directory, run runner) (*Result, error) {
-	f, err := m.start(ctx, source, pipelines.Credentials{}, nil, run)
+	f, err := m.start(ctx, source, call{}, run)
 	if err != nil {
 		return nil, err
 	}
@@ -246,23 +265,16 @@ func repeat(stage string, narrow map[string]string) string {
 
 // dist runs stages and gives what they wrote if all of them passed.
 func (m *Slipway) dist(ctx context.Context, source *dagger.Directory, run runner) (*dagger.Directory, error) {
-	r, err := m.run(ctx, source, run)
-	if err == nil {
-		_, err = r.Assert()
-	}
+	r, err := m.passed(ctx, source, call{}, run)
 	if err != nil {
 		return nil, err
 	}
 	return r.Dist, nil
 }
 
-// publish is run with a place to push to. It fails where a stage does.
-func (m *Slipway) publish(ctx context.Context, source *dagger.Directory, to []string, username string, password *dagger.Secret, run runner) (*Result, error) {
-	c, err := credentials(ctx, username, password)
-	if err != nil {
-		return nil, err
-	}
-	f, err := m.start(ctx, source, c, to, run)
+// passed runs stages. It fails where one of them does.
+func (m *Slipway) passed(ctx context.Context, source *dagger.Directory, asked call, run runner) (*Result, error) {
+	f, err := m.start(ctx, source, asked, run)
 	if err != nil {
 		return nil, err
 	}
@@ -274,6 +286,15 @@ func (m *Slipway) publish(ctx context.Context, source *dagger.Directory, to []st
 		return nil, err
 	}
 	return r, nil
+}
+
+// publish is passed with a place to push to.
+func (m *Slipway) publish(ctx context.Context, source *dagger.Directory, to []string, username string, password *dagger.Secret, run runner) (*Result, error) {
+	login, err := credentials(ctx, username, password)
+	if err != nil {
+		return nil, err
+	}
+	return m.passed(ctx, source, call{login, func(c *pipelines.Config) { c.To = to }}, run)
 }
 
 func credentials(ctx context.Context, username string, password *dagger.Secret) (c pipelines.Credentials, err error) {
@@ -289,7 +310,7 @@ func credentials(ctx context.Context, username string, password *dagger.Secret) 
 
 // container imports the image of one platform.
 func (m *Slipway) container(ctx context.Context, source *dagger.Directory, platform string) (*dagger.Container, error) {
-	f, err := m.start(ctx, source, pipelines.Credentials{}, nil, stage((*pipelines.Pipeline).Image))
+	f, err := m.start(ctx, source, call{}, stage((*pipelines.Pipeline).Image))
 	if err != nil {
 		return nil, err
 	}

@@ -62,9 +62,11 @@ func convertSlice[I any, O any](in []I, f func(I) O) []O {
 func (r Tests) MarshalJSON() ([]byte, error) {
 	var concrete struct {
 		Hello   *dagger.Directory
+		Escapes *dagger.Directory
 		Goproxy *dagger.Secret
 	}
 	concrete.Hello = r.Hello
+	concrete.Escapes = r.Escapes
 	concrete.Goproxy = r.Goproxy
 	return json.Marshal(&concrete)
 }
@@ -72,6 +74,7 @@ func (r Tests) MarshalJSON() ([]byte, error) {
 func (r *Tests) UnmarshalJSON(bs []byte) error {
 	var concrete struct {
 		Hello   *dagger.Directory
+		Escapes *dagger.Directory
 		Goproxy *dagger.Secret
 	}
 	err := json.Unmarshal(bs, &concrete)
@@ -79,6 +82,7 @@ func (r *Tests) UnmarshalJSON(bs []byte) error {
 		return err
 	}
 	r.Hello = concrete.Hello
+	r.Escapes = concrete.Escapes
 	r.Goproxy = concrete.Goproxy
 	return nil
 }
@@ -230,6 +234,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
 			return nil, (*Tests).Build(&parent, ctx)
+		case "Compare":
+			var parent Tests
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return nil, (*Tests).Compare(&parent, ctx)
 		case "Everything":
 			var parent Tests
 			err = json.Unmarshal(parentJSON, &parent)
@@ -258,6 +269,20 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
 			return nil, (*Tests).Image(&parent, ctx)
+		case "Isolation":
+			var parent Tests
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return nil, (*Tests).Isolation(&parent, ctx)
+		case "Kube":
+			var parent Tests
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return nil, (*Tests).Kube(&parent, ctx)
 		case "NoGoMod":
 			var parent Tests
 			err = json.Unmarshal(parentJSON, &parent)
@@ -286,6 +311,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
 			return nil, (*Tests).Publish(&parent, ctx)
+		case "Sizes":
+			var parent Tests
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return nil, (*Tests).Sizes(&parent, ctx)
 		case "Smoke":
 			var parent Tests
 			err = json.Unmarshal(parentJSON, &parent)
@@ -341,6 +373,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg hello", err))
 				}
 			}
+			var escapes *dagger.Directory
+			if inputArgs["escapes"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["escapes"]), &escapes)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg escapes", err))
+				}
+			}
 			var goproxy *dagger.Secret
 			if inputArgs["goproxy"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["goproxy"]), &goproxy)
@@ -348,7 +387,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg goproxy", err))
 				}
 			}
-			return New(hello, goproxy), nil
+			return New(hello, escapes, goproxy), nil
 		default:
 			return nil, fmt.Errorf("unknown function %s", fnName)
 		}

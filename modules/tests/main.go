@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
+	"slices"
 	"strings"
 
 	"dagger/tests/internal/dagger"
@@ -19,6 +21,8 @@ type Tests struct {
 	// +private
 	Hello *dagger.Directory
 	// +private
+	Escapes *dagger.Directory
+	// +private
 	Goproxy *dagger.Secret
 }
 
@@ -26,11 +30,14 @@ func New(
 	// The program to test with.
 	// +defaultPath="/testdata/hello"
 	hello *dagger.Directory,
+	// A program that tries to leave the place where it runs.
+	// +defaultPath="/testdata/escapes"
+	escapes *dagger.Directory,
 	// The Go module proxy of an inner network.
 	// +optional
 	goproxy *dagger.Secret,
 ) *Tests {
-	return &Tests{Hello: hello, Goproxy: goproxy}
+	return &Tests{Hello: hello, Escapes: escapes, Goproxy: goproxy}
 }
 
 // All runs every case, one after the other: they share an engine.
@@ -44,7 +51,7 @@ func (t *Tests) All(ctx context.Context) (string, error) {
 		run  func(context.Context) error
 	}{
 		{"vet", t.Vet}, {"test", t.Test}, {"failing-test", t.FailingTest}, {"build", t.Build}, {"verify", t.Verify}, {"image", t.Image}, {"oci-layout", t.OciLayout},
-		{"smoke", t.Smoke}, {"bad-smoke", t.BadSmoke}, {"publish", t.Publish}, {"everything", t.Everything}, {"failing-run", t.FailingRun},
+		{"smoke", t.Smoke}, {"bad-smoke", t.BadSmoke}, {"isolation", t.Isolation}, {"sizes", t.Sizes}, {"compare", t.Compare}, {"kube", t.Kube}, {"publish", t.Publish}, {"everything", t.Everything}, {"failing-run", t.FailingRun},
 		{"no-go-mod", t.NoGoMod}, {"no-such-image", t.NoSuchImage}, {"attest", t.Attest}, {"wrong-credentials", t.WrongCredentials}, {"unknown-key", t.UnknownKey},
 	} {
 		err := c.run(ctx)
@@ -213,6 +220,204 @@ func (t *Tests) BadSmoke(ctx context.Context) error {
 	return wants(err, "FAILED smoke", "GET /missing on port 8080 was not answered with 201")
 }
 
+// smokeRun is what the run record says of a smoke run.
+type smokeRun struct {
+	Verdict, Detail   string
+	Isolation         struct{ Holds, Missing []string }
+	Leftover, Written []string
+}
+
+// escape has the program that wants out tried with the given settings.
+func (t *Tests) escape(ctx context.Context, settings map[string]any) (*smokeRun, error) {
+	settings["rebuild"], settings["timezones"] = false, []string{"none"}
+	yaml, err := json.Marshal(settings) // is YAML too
+	if err != nil {
+		return nil, err
+	}
+	source := t.Escapes.WithFile("slipway.lock", t.Hello.File("slipway.lock")).WithNewFile("slipway.yaml", string(yaml))
+	text, err := t.slipway().Smoke(source).JSON().Contents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var record struct{ Smoke struct{ Runs []smokeRun } }
+	if err := json.Unmarshal([]byte(text), &record); err != nil || len(record.Smoke.Runs) != 1 {
+		return nil, fmt.Errorf("run.json is %s: %w", text, err)
+	}
+	return &record.Smoke.Runs[0], nil
+}
+
+// allBut is a probe that passes if the program says that all of its attempts were blocked, but for those named.
+func allBut(attempt string, succeed ...string) map[string]any {
+	const blocked = `(?:.+: blocked \(.+\)\n)`
+	if len(succeed) == 0 {
+		return map[string]any{"args": []string{attempt}, "output": `\A` + blocked + `+\z`}
+	}
+	output := `\A` + blocked + `*`
+	for _, s := range succeed {
+		output += regexp.QuoteMeta(s) + `: SUCCEEDED\n` + blocked + `*`
+	}
+	return map[string]any{"args": []string{attempt}, "output": output + `\z`, "exit-code": 1}
+}
+
+// Isolation runs a program that tries to get out. What a Dagger service does not stop, the run record names.
+// What would use up the engine is not tried: the record says that there is no limit.
+//
+// +cache="session"
+func (t *Tests) Isolation(ctx context.Context) error {
+	neighbour, err := t.slipway().Image(t.Escapes.WithFile("slipway.lock", t.Hello.File("slipway.lock"))).WithExposedPort(8080).
+		AsService(dagger.ContainerAsServiceOpts{Args: []string{"deaf"}, UseEntrypoint: true}).Start(ctx)
+	if err != nil {
+		return err
+	}
+	address, err := addressOf(ctx, neighbour, "8080")
+	if err != nil {
+		return err
+	}
+	usual, err := t.escape(ctx, map[string]any{"smoke": map[string]any{
+		"env": map[string]string{"ESCAPE_ADDRESS": address},
+		"probes": []any{
+			allBut("write"),
+			allBut("privilege"),
+			allBut("read", "read /sys/kernel", "read /proc/1/root", "read /proc/1/environ", "read /proc/1/fd"),
+			allBut("processes", "see other processes", "signal all processes", "signal the parent"),
+			allBut("connect", "connect tcp "+address),
+		},
+	}})
+	if err != nil {
+		return err
+	}
+	root, err := t.escape(ctx, map[string]any{"user": "0:0", "smoke": map[string]any{"probes": []any{
+		allBut("privilege"),
+		allBut("write", "write /escaped", "write /etc/escaped", "write /dev/escaped", "write /usr/local/bin/escaped", "mkdir /escaped.d", "open /etc/passwd", "rename /usr/local/bin/escapes"),
+	}}})
+	if err != nil {
+		return err
+	}
+	for user, run := range map[string]*smokeRun{"the usual user": usual, "root": root} {
+		var missing []string
+		for _, m := range run.Isolation.Missing {
+			name, _, _ := strings.Cut(m, ":")
+			missing = append(missing, name)
+		}
+		if run.Verdict != "passed" ||
+			!slices.Equal(run.Isolation.Holds, []string{"rootfs", "pid", "mount", "ipc", "uts", "user", "capabilities", "no-new-privileges", "tmpfs"}) ||
+			!slices.Equal(missing, []string{"read-only", "network", "memory", "processes"}) {
+			return fmt.Errorf("as %s: %+v", user, *run)
+		}
+	}
+	if len(usual.Written) > 0 || !slices.Equal(root.Written, []string{
+		"/escaped", "/escaped.d", "/etc/escaped", "/etc/passwd", "/usr/local/bin/escaped", "/usr/local/bin/escapes", "/usr/local/bin/escapes.escaped",
+	}) {
+		return fmt.Errorf("the usual user has written %q, root %q", usual.Written, root.Written)
+	}
+	deaf, err := t.escape(ctx, map[string]any{"args": []string{"deaf"}, "ports": []string{"8080"}, "smoke": map[string]any{"stop": "200ms"}})
+	if err == nil && !strings.Contains(deaf.Detail, "the image did not end within 200ms after SIGTERM") {
+		err = fmt.Errorf("deaf: %+v", *deaf)
+	}
+	if err != nil {
+		return err
+	}
+	daemon, err := t.escape(ctx, map[string]any{"args": []string{"daemon"}, "ports": []string{"8080"}})
+	if err == nil && (daemon.Verdict != "passed" || !slices.Equal(daemon.Leftover, []string{"escapes"})) {
+		err = fmt.Errorf("daemon: %+v", *daemon)
+	}
+	return err
+}
+
+// Sizes says what the image is made of.
+//
+// +cache="session"
+func (t *Tests) Sizes(ctx context.Context) error {
+	sizes := t.slipway().Sizes(t.Hello)
+	files, err := sizes.Entries(ctx)
+	if err == nil && !slices.Equal(files, []string{"layers.svg", "packages.svg", "sizes.json"}) {
+		err = fmt.Errorf("it wrote %q", files)
+	}
+	if err != nil {
+		return err
+	}
+	// One that is too large is explained, too.
+	text, err := t.slipway().Sizes(t.broken("slipway.yaml", "size-limit: 1KiB\n")).File("sizes.json").Contents(ctx)
+	if err == nil && !strings.Contains(text, `"layer": `) {
+		err = fmt.Errorf("no layers in %s", text)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = t.slipway().Sizes(t.broken("broken.go", "package main\n\nvar x int = \"text\"\n")).Sync(ctx)
+	return wants(err, "FAILED build", "broken.go:3")
+}
+
+// Compare has a row for each base image: one that is there, one that a mirror has, and one that cannot be reached.
+//
+// +cache="session"
+func (t *Tests) Compare(ctx context.Context) error {
+	to, err := t.pushTo(ctx, t.registry().WithEnvVariable("TEST", "compare"))
+	if err != nil {
+		return err
+	}
+	if _, err := t.slipway().Publish(ctx, t.Hello, []string{to}); err != nil {
+		return err
+	}
+	mirror, _, _ := strings.Cut(to, "/")
+	bases := []string{"scratch", "base.invalid/team/hello:1.0.0", "none.invalid/base:1"}
+	compared := dag.Slipway(dagger.SlipwayOpts{GoVersions: []string{"1.22"}, Goproxy: t.Goproxy, Mirrors: []string{"base.invalid=" + mirror}}).
+		Compare(t.broken("slipway.yaml", "ports: ['8080']\n"), dagger.SlipwayCompareOpts{Bases: bases})
+	compared, err = compared.Sync(ctx) // which is done once
+	if err != nil {
+		return err
+	}
+	if _, err := compared.File("compare.svg").Size(ctx); err != nil {
+		return err
+	}
+	text, err := compared.File("compare.json").Contents(ctx)
+	if err != nil {
+		return err
+	}
+	var result struct {
+		Bases []struct {
+			Base, Missing string
+			Size          int64
+			Smoke         *smokeRun
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &result); err != nil || len(result.Bases) != len(bases) {
+		return fmt.Errorf("compare.json is %s: %w", text, err)
+	}
+	for i, row := range result.Bases {
+		reached := row.Missing == "" && row.Size > 0 && row.Smoke != nil && row.Smoke.Verdict == "passed"
+		if row.Base != bases[i] || reached != (i < 2) || i == 2 && !strings.Contains(row.Missing, "not reachable") {
+			return fmt.Errorf("the row of %s is wrong in %s", bases[i], text)
+		}
+	}
+	return nil
+}
+
+// Kube fits the image of a profile, and fails with the smoke run.
+//
+// +cache="session"
+func (t *Tests) Kube(ctx context.Context) error {
+	source := t.broken("slipway.yaml", "ports: ['8080']\nto: [registry.example/team/hello:1.0.0]\nprofiles: {prod: {user: '1234:1234'}}\n")
+	prod := dag.Slipway(dagger.SlipwayOpts{GoVersions: []string{"1.22"}, Goproxy: t.Goproxy, Profile: "prod"})
+	digest, err := t.digest(ctx, prod.OciLayout(source))
+	if err != nil {
+		return err
+	}
+	for repository, opts := range map[string]dagger.SlipwayKubeOpts{"registry.example/team/hello": {}, "registry.example/other": {To: "registry.example/other:1"}} {
+		manifest, err := prod.Kube(ctx, source, opts)
+		if err != nil {
+			return err
+		}
+		for _, text := range []string{"runAsNonRoot: true\n", "runAsUser: 1234\n", repository + "@" + digest} {
+			if !strings.Contains(manifest, text) {
+				return fmt.Errorf("no %q in %s", text, manifest)
+			}
+		}
+	}
+	_, err = t.slipway().Kube(ctx, t.broken("slipway.yaml", "ports: ['8080']\nsmoke:\n  deadline: 2s\n  probes: [{http: /missing, status: 201}]\n"))
+	return wants(err, "FAILED smoke")
+}
+
 // registry is a real one.
 func (t *Tests) registry() *dagger.Container {
 	return dag.Container().From("registry:2").WithExposedPort(5000)
@@ -224,6 +429,11 @@ func (t *Tests) pushTo(ctx context.Context, registry *dagger.Container) (string,
 	if err != nil {
 		return "", err
 	}
+	address, err := addressOf(ctx, service, "5000")
+	return address + "/team/hello:1.0.0", err
+}
+
+func addressOf(ctx context.Context, service *dagger.Service, port string) (string, error) {
 	name, err := service.Hostname(ctx)
 	if err != nil {
 		return "", err
@@ -232,7 +442,7 @@ func (t *Tests) pushTo(ctx context.Context, registry *dagger.Container) (string,
 	if err != nil {
 		return "", err
 	}
-	return net.JoinHostPort(addresses[0], "5000") + "/team/hello:1.0.0", nil
+	return net.JoinHostPort(addresses[0], port), nil
 }
 
 // Publish pushes the digest of the layout, and refuses to move the tag of a release.

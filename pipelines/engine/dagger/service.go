@@ -9,12 +9,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -37,6 +40,7 @@ var agentSource string
 const (
 	agentPath = "/.slipway-agent"
 	agentPort = 64999
+	tempSize  = 64 << 20
 )
 
 // Start implements engine.Engine. The image runs as a Dagger service, of kind "service", as its own user.
@@ -81,11 +85,14 @@ func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process,
 	if err != nil {
 		return nil, err
 	}
-	o := order{Port: strconv.Itoa(agentPort), Token: rand.Text(), Root: "/", Capabilities: mask}
+	o := order{Port: strconv.Itoa(agentPort), Token: rand.Text(), Root: "/", Capabilities: mask, InMemory: inMemory(config.Config.Volumes)}
 	ctr := e.client.Container().Import(e.client.Host().File(archive)).WithMountedFile(agentPath, agent)
 	for _, v := range c.Env {
 		key, value, _ := strings.Cut(v, "=")
 		ctr = ctr.WithEnvVariable(key, value)
+	}
+	for _, dir := range o.InMemory {
+		ctr = ctr.WithMountedTemp(dir, dagger.ContainerWithMountedTempOpts{Size: tempSize})
 	}
 	if mask != 0 {
 		if ctr, err = e.asRoot(ctx, ctr, c.Capabilities, &o); err != nil {
@@ -133,6 +140,7 @@ type order struct {
 	Token        string    `json:"token"`
 	Root         string    `json:"root"`
 	Capabilities uint64    `json:"capabilities"`
+	InMemory     []string  `json:"in_memory"`
 	As           *identity `json:"as,omitempty"`
 }
 
@@ -140,6 +148,19 @@ type identity struct {
 	UID    uint32   `json:"uid"`
 	GID    uint32   `json:"gid"`
 	Groups []uint32 `json:"groups"`
+}
+
+// inMemory are the directories that are file systems in memory: /tmp and the volumes, as with the host engine.
+func inMemory(volumes map[string]struct{}) []string {
+	dirs := []string{"/tmp"}
+	for _, v := range slices.Sorted(maps.Keys(volumes)) {
+		v = path.Clean("/" + v)
+		below := func(dir string) bool { return v == "/" || strings.HasPrefix(v+"/", dir+"/") }
+		if !slices.ContainsFunc([]string{"/proc", "/dev", "/sys", "/tmp"}, below) {
+			dirs = append(dirs, v)
+		}
+	}
+	return dirs
 }
 
 // asRoot has the agent run as root and start the program as the image's user. Only root can limit the capabilities
@@ -239,6 +260,7 @@ type facts struct {
 	ReadOnly         bool              `json:"read_only"`
 	Sets             map[string]string `json:"sets"`
 	FileCapabilities bool              `json:"file_capabilities"`
+	OnDisk           []string          `json:"on_disk"`
 }
 
 // only tells whether the program has no capabilities but the allowed ones, and no way to others.
@@ -277,9 +299,11 @@ func (f facts) isolation(user string, capabilities []string, mask uint64) engine
 		}
 	}
 	add(f.ReadOnly, "read-only", "a Dagger service has a root file system that can be written")
-	for _, name := range []string{"network", "memory", "processes", "tmpfs"} {
+	add(false, "network", "a Dagger service is in the network of the session")
+	for _, name := range []string{"memory", "processes"} {
 		add(false, name, "a Dagger service has no such limit")
 	}
+	add(len(f.OnDisk) == 0, "tmpfs", strings.Join(f.OnDisk, ", ")+" is on disk")
 	return i
 }
 
@@ -289,6 +313,7 @@ type process struct {
 	service, tunnel *dagger.Service
 	token, address  string
 	isolation       engine.Isolation
+	dials           atomic.Int64
 }
 
 // connect sends one line to the agent.
@@ -320,7 +345,8 @@ func (p *process) ask(ctx context.Context, line string, answer any) error {
 
 // Dial implements engine.Process.
 func (p *process) Dial(ctx context.Context, port int) (net.Conn, error) {
-	c, r, err := p.connect(ctx, "dial "+strconv.Itoa(port))
+	name := p.dials.Add(1)
+	c, r, err := p.connect(ctx, fmt.Sprintf("dial %d %d", port, name))
 	if err != nil {
 		return nil, err
 	}
@@ -338,16 +364,27 @@ func (p *process) Dial(ctx context.Context, port int) (net.Conn, error) {
 		_ = c.Close()
 		return nil, err
 	}
-	return &dialed{Conn: c, r: r}, nil
+	return &dialed{Conn: c, r: r, p: p, name: name}, nil
 }
 
 // dialed is a connection of which a reader has seen the beginning.
 type dialed struct {
 	net.Conn
-	r *bufio.Reader
+	r    *bufio.Reader
+	p    *process
+	name int64
 }
 
 func (d *dialed) Read(p []byte) (int, error) { return d.r.Read(p) }
+
+// Close tells the agent, as Dagger's tunnel does not: a server waits for its connections before it ends.
+func (d *dialed) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), answerIn)
+	defer cancel()
+	var done string
+	_ = d.p.ask(ctx, fmt.Sprintf("hangup %d", d.name), &done) // it may have ended, and the connection with it
+	return d.Conn.Close()
+}
 
 // Listening implements engine.Process.
 func (p *process) Listening(ctx context.Context) ([]int, error) {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -41,6 +42,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -70,9 +72,10 @@ func main() {
 		check(err)
 		check(os.WriteFile(filepath.Join(filepath.Dir(self), "made"), nil, 0o600))
 		check(os.Chmod(self, 0o700))
-		check(os.MkdirAll("/tmp", 0o700))
-		check(os.WriteFile("/tmp/slipway-made", nil, 0o600))
-		check(os.Remove("/tmp/slipway-made"))
+		dir, err := os.MkdirTemp("/tmp", "server-")
+		check(err)
+		check(os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+		check(os.RemoveAll(dir))
 		return
 	case os.Args[1] == "stay":
 		signal.Ignore(syscall.SIGTERM)
@@ -84,8 +87,18 @@ func main() {
 	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
+	var connections atomic.Int64
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "uid %d", os.Getuid()) })
-	go func() { panic(http.ListenAndServe(":18080", nil)) }()
+	http.HandleFunc("/connections", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, connections.Load()) })
+	server := http.Server{Addr: ":18080", ConnState: func(_ net.Conn, s http.ConnState) {
+		switch s {
+		case http.StateNew:
+			connections.Add(1)
+		case http.StateClosed:
+			connections.Add(-1)
+		}
+	}}
+	go func() { panic(server.ListenAndServe()) }()
 	fmt.Println("up")
 	<-stop
 	fmt.Println("down")
@@ -138,6 +151,7 @@ func image(t *testing.T, program, user, capability string) (layoutDir, manifest 
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", "amd64"
 	config.Config.Entrypoint, config.Config.User = []string{"/server"}, user
+	config.Config.Volumes = map[string]struct{}{"/data": {}, "/tmp/more": {}, "/": {}}
 	img, err = mutate.ConfigFile(img, config)
 	require.NoError(t, err)
 	layoutDir = t.TempDir()
@@ -211,18 +225,29 @@ func startServer(t *testing.T, c engine.Container, user string) engine.Process {
 func TestServiceAnswersUntilItIsStopped(t *testing.T) {
 	p := startServer(t, engine.Container{}, "65532:65532")
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return p.Dial(ctx, 18080) }}}
-	var answer string
-	require.Eventually(t, func() bool {
-		r, err := client.Get("http://server/")
+	get := func(path string) string {
+		r, err := client.Get("http://server" + path)
 		if err != nil {
-			return false
+			return err.Error()
 		}
 		defer r.Body.Close()
 		b, err := io.ReadAll(r.Body)
-		answer = string(b)
-		return err == nil
+		if err != nil {
+			return err.Error()
+		}
+		return string(b)
+	}
+	answer := ""
+	require.Eventually(t, func() bool {
+		answer = get("/")
+		return strings.HasPrefix(answer, "uid ")
 	}, time.Minute, 20*time.Millisecond)
-	assert.Contains(t, answer, "uid ")
+	// The server sees when a connection is closed.
+	idle, err := p.Dial(t.Context(), 18080)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return get("/connections") == "2" }, time.Minute, 20*time.Millisecond)
+	require.NoError(t, idle.Close())
+	require.Eventually(t, func() bool { return get("/connections") == "1" }, time.Minute, 20*time.Millisecond)
 	ports, err := p.Listening(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, []int{18080}, ports, "neither the agent's own nor one of another process")
@@ -254,7 +279,7 @@ func TestServiceEndsByItself(t *testing.T) {
 	assert.Equal(t, "arguments: [once] hello\n", string(p.Output()))
 }
 
-// What a program leaves behind is told. Files in /tmp are not: elsewhere it is in memory.
+// What a program leaves behind is told, but for files in memory.
 func TestServiceLeavesThingsBehind(t *testing.T) {
 	p := startServer(t, engine.Container{Args: []string{"leave"}}, "0:0")
 	x, err := p.Wait(t.Context())
@@ -263,12 +288,15 @@ func TestServiceLeavesThingsBehind(t *testing.T) {
 	assert.Equal(t, []string{"server"}, x.Leftover)
 	assert.Equal(t, []string{"/made", "/server"}, x.Written)
 	assert.Contains(t, p.Isolation().Holds, "capabilities")
+	if *onEngine {
+		assert.Contains(t, p.Isolation().Holds, "tmpfs")
+	}
 }
 
 // The program has the capabilities of its file as an ordinary user, and no way to others.
 func TestServiceWithCapabilities(t *testing.T) {
 	p := startServer(t, engine.Container{Args: []string{"privileged"}, Capabilities: []string{"cap_net_bind_service"}}, "65532:65532")
-	require.Eventually(t, func() bool { return bytes.HasSuffix(p.Output(), []byte("up\n")) }, time.Minute, 20*time.Millisecond, "%s", p.Output())
+	require.Eventually(t, func() bool { return bytes.HasSuffix(p.Output(), []byte("up\n")) }, time.Minute, 20*time.Millisecond)
 	assert.Equal(t, "listen: <nil>\nUid:\t65532\t65532\t65532\t65532\nGid:\t65532\t65532\t65532\t65532\nGroups:\t65532 \n"+
 		"CapInh:\t0000000000000000\nCapPrm:\t0000000000000400\nCapEff:\t0000000000000400\nCapBnd:\t0000000000000400\nCapAmb:\t0000000000000000\n"+
 		"NoNewPrivs:\t0\nup\n", string(p.Output()))

@@ -19,7 +19,7 @@ func (r *Binding) AsSlipway() *Slipway { // slipway (../../../../modules/slipway
 }
 
 // Retrieve the binding value, as type SlipwayResult
-func (r *Binding) AsSlipwayResult() *SlipwayResult { // slipway (../../../../modules/slipway/main.go:330:6)
+func (r *Binding) AsSlipwayResult() *SlipwayResult { // slipway (../../../../modules/slipway/main.go:408:6)
 	q := r.query.Select("asSlipwayResult")
 
 	return &SlipwayResult{
@@ -52,7 +52,7 @@ func (r *Env) WithSlipwayOutput(name string, description string) *Env { // slipw
 }
 
 // Create or update a binding of type SlipwayResult in the environment
-func (r *Env) WithSlipwayResultInput(name string, value *SlipwayResult, description string) *Env { // slipway (../../../../modules/slipway/main.go:330:6)
+func (r *Env) WithSlipwayResultInput(name string, value *SlipwayResult, description string) *Env { // slipway (../../../../modules/slipway/main.go:408:6)
 	assertNotNil("value", value)
 	q := r.query.Select("withSlipwayResultInput")
 	q = q.Arg("name", name)
@@ -65,7 +65,7 @@ func (r *Env) WithSlipwayResultInput(name string, value *SlipwayResult, descript
 }
 
 // Declare a desired SlipwayResult output to be assigned in the environment
-func (r *Env) WithSlipwayResultOutput(name string, description string) *Env { // slipway (../../../../modules/slipway/main.go:330:6)
+func (r *Env) WithSlipwayResultOutput(name string, description string) *Env { // slipway (../../../../modules/slipway/main.go:408:6)
 	q := r.query.Select("withSlipwayResultOutput")
 	q = q.Arg("name", name)
 	q = q.Arg("description", description)
@@ -78,95 +78,107 @@ func (r *Env) WithSlipwayResultOutput(name string, description string) *Env { //
 // SlipwayOpts contains options for Query.Slipway
 type SlipwayOpts struct {
 	//
+	// Name of the profile of slipway.yaml to use. Default: the one that the file names, if any.
+	//
+	Profile string // slipway (../../../../modules/slipway/main.go:71:2)
+	//
 	// Go releases: 1.22, 1.22.5, stable, oldstable, minimum. Default: minimum, oldstable, stable.
 	//
-	GoVersions []string // slipway (../../../../modules/slipway/main.go:67:2)
+	GoVersions []string // slipway (../../../../modules/slipway/main.go:74:2)
 	//
 	// Platforms to build for, as os/arch or os/arch/variant. Default: linux with the engine's architecture.
 	//
-	Platforms []string // slipway (../../../../modules/slipway/main.go:70:2)
+	Platforms []string // slipway (../../../../modules/slipway/main.go:77:2)
 	//
 	// Directories of the modules to work on. Default: those of go.work, else the root, else all.
 	//
-	Modules []string // slipway (../../../../modules/slipway/main.go:73:2)
+	Modules []string // slipway (../../../../modules/slipway/main.go:80:2)
 	//
 	// Package patterns that vet, test and build work on. Default: ./...
 	//
-	Packages []string // slipway (../../../../modules/slipway/main.go:76:2)
+	Packages []string // slipway (../../../../modules/slipway/main.go:83:2)
 	//
 	// Names of the main packages to build. Default: those in the root and below cmd, else all.
 	//
-	Commands []string // slipway (../../../../modules/slipway/main.go:79:2)
+	Commands []string // slipway (../../../../modules/slipway/main.go:86:2)
 	//
 	// Build tags.
 	//
-	Tags []string // slipway (../../../../modules/slipway/main.go:82:2)
+	Tags []string // slipway (../../../../modules/slipway/main.go:89:2)
 	//
 	// Linker flags, such as "-X main.version=1.2.3".
 	//
-	Ldflags string // slipway (../../../../modules/slipway/main.go:85:2)
+	Ldflags string // slipway (../../../../modules/slipway/main.go:92:2)
 	//
 	// Test with the race detector.
 	//
-	Race bool // slipway (../../../../modules/slipway/main.go:88:2)
+	Race bool // slipway (../../../../modules/slipway/main.go:95:2)
 	//
 	// Let builds and tests use cgo.
 	//
-	Cgo bool // slipway (../../../../modules/slipway/main.go:91:2)
+	Cgo bool // slipway (../../../../modules/slipway/main.go:98:2)
 	//
 	// Checks of the vet stage: vet, gofmt, tidy, verify, vendor. Default: all.
 	//
-	VetChecks []string // slipway (../../../../modules/slipway/main.go:94:2)
+	VetChecks []string // slipway (../../../../modules/slipway/main.go:101:2)
 	//
-	// Base image: scratch or a reference. Default: scratch.
+	// Base image: scratch, a short name (distroless, alpine, debian, ubi) or a reference. Default: scratch.
 	//
-	Base string // slipway (../../../../modules/slipway/main.go:97:2)
+	Base string // slipway (../../../../modules/slipway/main.go:104:2)
+	//
+	// Where base images are fetched instead, as REGISTRY=MIRROR: docker.io=mirror.example/hub.
+	//
+	Mirrors []string // slipway (../../../../modules/slipway/main.go:107:2)
 	//
 	// User that the image runs as. Default: 65532:65532.
 	//
-	User string // slipway (../../../../modules/slipway/main.go:100:2)
+	User string // slipway (../../../../modules/slipway/main.go:110:2)
 	//
 	// Labels of the image, as KEY=value.
 	//
-	Labels []string // slipway (../../../../modules/slipway/main.go:103:2)
+	Labels []string // slipway (../../../../modules/slipway/main.go:113:2)
 	//
 	// Repository of the golang images, such as a mirror's. Default: golang.
 	//
-	GoImage string // slipway (../../../../modules/slipway/main.go:106:2)
+	GoImage string // slipway (../../../../modules/slipway/main.go:116:2)
 	//
 	// Value of GOPROXY, which may hold credentials. Default: Go's own.
 	//
-	Goproxy *Secret // slipway (../../../../modules/slipway/main.go:109:2)
+	Goproxy *Secret // slipway (../../../../modules/slipway/main.go:119:2)
 	//
 	// Value of GOPRIVATE.
 	//
-	Goprivate string // slipway (../../../../modules/slipway/main.go:112:2)
+	Goprivate string // slipway (../../../../modules/slipway/main.go:122:2)
 	//
 	// A .netrc file with credentials for private modules.
 	//
-	Netrc *Secret // slipway (../../../../modules/slipway/main.go:115:2)
+	Netrc *Secret // slipway (../../../../modules/slipway/main.go:125:2)
 	//
 	// URL of a vulnerability database, such as a mirror's. Default: the public one.
 	//
-	VulnDb string // slipway (../../../../modules/slipway/main.go:118:2)
+	VulnDb string // slipway (../../../../modules/slipway/main.go:128:2)
 	//
 	// Private key that signs image, SBOMs and provenance. Default: nothing is signed.
 	//
-	SignKey *Secret // slipway (../../../../modules/slipway/main.go:121:2)
+	SignKey *Secret // slipway (../../../../modules/slipway/main.go:131:2)
 	//
 	// Password of that key.
 	//
-	SignPassword *Secret // slipway (../../../../modules/slipway/main.go:124:2)
+	SignPassword *Secret // slipway (../../../../modules/slipway/main.go:134:2)
 	//
 	// How many commands run at the same time. Default: what cores and memory allow.
 	//
-	Parallel int // slipway (../../../../modules/slipway/main.go:127:2)
+	Parallel int // slipway (../../../../modules/slipway/main.go:137:2)
 }
 
 // Slipway is a pipeline with its settings.
-func (r *Query) Slipway(opts ...SlipwayOpts) *Slipway { // slipway (../../../../modules/slipway/main.go:64:1)
+func (r *Query) Slipway(opts ...SlipwayOpts) *Slipway { // slipway (../../../../modules/slipway/main.go:68:1)
 	q := r.query.Select("slipway")
 	for i := len(opts) - 1; i >= 0; i-- {
+		// `profile` optional argument
+		if !querybuilder.IsZeroValue(opts[i].Profile) {
+			q = q.Arg("profile", opts[i].Profile)
+		}
 		// `goVersions` optional argument
 		if !querybuilder.IsZeroValue(opts[i].GoVersions) {
 			q = q.Arg("goVersions", opts[i].GoVersions)
@@ -210,6 +222,10 @@ func (r *Query) Slipway(opts ...SlipwayOpts) *Slipway { // slipway (../../../../
 		// `base` optional argument
 		if !querybuilder.IsZeroValue(opts[i].Base) {
 			q = q.Arg("base", opts[i].Base)
+		}
+		// `mirrors` optional argument
+		if !querybuilder.IsZeroValue(opts[i].Mirrors) {
+			q = q.Arg("mirrors", opts[i].Mirrors)
 		}
 		// `user` optional argument
 		if !querybuilder.IsZeroValue(opts[i].User) {
@@ -267,6 +283,7 @@ type Slipway struct { // slipway (../../../../modules/slipway/main.go:19:6)
 	checkVerify *Void
 	checkVet    *Void
 	id          *ID
+	kube        *string
 	publish     *string
 	verifyImage *string
 }
@@ -282,20 +299,20 @@ type SlipwayAllOpts struct {
 	//
 	// Where to push: references such as registry.example/team/app:1.4.2. Default: nowhere.
 	//
-	To []string // slipway (../../../../modules/slipway/main.go:303:2)
+	To []string // slipway (../../../../modules/slipway/main.go:381:2)
 	//
 	// User at the registry.
 	//
-	Username string // slipway (../../../../modules/slipway/main.go:306:2)
+	Username string // slipway (../../../../modules/slipway/main.go:384:2)
 	//
 	// Password or token of that user.
 	//
-	Password *Secret // slipway (../../../../modules/slipway/main.go:309:2)
+	Password *Secret // slipway (../../../../modules/slipway/main.go:387:2)
 }
 
 // Every stage, and publish if a place to push to is given: the whole dist/. It fails where a stage does;
 // `run` hands over the files in any case.
-func (r *Slipway) All(source *Directory, opts ...SlipwayAllOpts) *Directory { // slipway (../../../../modules/slipway/main.go:297:1)
+func (r *Slipway) All(source *Directory, opts ...SlipwayAllOpts) *Directory { // slipway (../../../../modules/slipway/main.go:375:1)
 	assertNotNil("source", source)
 	q := r.query.Select("all")
 	for i := len(opts) - 1; i >= 0; i-- {
@@ -320,7 +337,7 @@ func (r *Slipway) All(source *Directory, opts ...SlipwayAllOpts) *Directory { //
 }
 
 // SBOMs and provenance of the image, signed if there is a key: the whole dist/.
-func (r *Slipway) Attest(source *Directory) *Directory { // slipway (../../../../modules/slipway/main.go:242:1)
+func (r *Slipway) Attest(source *Directory) *Directory { // slipway (../../../../modules/slipway/main.go:320:1)
 	assertNotNil("source", source)
 	q := r.query.Select("attest")
 	q = q.Arg("source", source)
@@ -331,7 +348,7 @@ func (r *Slipway) Attest(source *Directory) *Directory { // slipway (../../../..
 }
 
 // Compile every command for every platform, strip, and read back: binaries, archives and SHA256SUMS.
-func (r *Slipway) Build(source *Directory) *Directory { // slipway (../../../../modules/slipway/main.go:184:1)
+func (r *Slipway) Build(source *Directory) *Directory { // slipway (../../../../modules/slipway/main.go:194:1)
 	assertNotNil("source", source)
 	q := r.query.Select("build")
 	q = q.Arg("source", source)
@@ -437,8 +454,34 @@ func (r *Slipway) CheckVet(ctx context.Context, opts ...SlipwayCheckVetOpts) err
 	return q.Execute(ctx)
 }
 
+// SlipwayCompareOpts contains options for Slipway.Compare
+type SlipwayCompareOpts struct {
+	//
+	// Base images to compare. Default: scratch, distroless, alpine, debian, ubi.
+	//
+	Bases []string // slipway (../../../../modules/slipway/main.go:282:2)
+}
+
+// Put the program on several base images and tell what each of them brings along, as compare.json and compare.svg.
+// A base image that cannot be had is a row that says so.
+func (r *Slipway) Compare(source *Directory, opts ...SlipwayCompareOpts) *Directory { // slipway (../../../../modules/slipway/main.go:276:1)
+	assertNotNil("source", source)
+	q := r.query.Select("compare")
+	for i := len(opts) - 1; i >= 0; i-- {
+		// `bases` optional argument
+		if !querybuilder.IsZeroValue(opts[i].Bases) {
+			q = q.Arg("bases", opts[i].Bases)
+		}
+	}
+	q = q.Arg("source", source)
+
+	return &Directory{
+		query: q,
+	}
+}
+
 // Say on what the programs depend: double major versions, heavy packages, unused requirements, as JSON.
-func (r *Slipway) Deps(source *Directory) *File { // slipway (../../../../modules/slipway/main.go:171:1)
+func (r *Slipway) Deps(source *Directory) *File { // slipway (../../../../modules/slipway/main.go:181:1)
 	assertNotNil("source", source)
 	q := r.query.Select("deps")
 	q = q.Arg("source", source)
@@ -502,11 +545,11 @@ type SlipwayImageOpts struct {
 	//
 	// Platform of the image. Default: the only one, else the engine's.
 	//
-	Platform string // slipway (../../../../modules/slipway/main.go:212:2)
+	Platform string // slipway (../../../../modules/slipway/main.go:222:2)
 }
 
 // The image of one platform, for chaining: terminal, as-service, file. What is published is the OCI layout.
-func (r *Slipway) Image(source *Directory, opts ...SlipwayImageOpts) *Container { // slipway (../../../../modules/slipway/main.go:206:1)
+func (r *Slipway) Image(source *Directory, opts ...SlipwayImageOpts) *Container { // slipway (../../../../modules/slipway/main.go:216:1)
 	assertNotNil("source", source)
 	q := r.query.Select("image")
 	for i := len(opts) - 1; i >= 0; i-- {
@@ -522,8 +565,38 @@ func (r *Slipway) Image(source *Directory, opts ...SlipwayImageOpts) *Container 
 	}
 }
 
+// SlipwayKubeOpts contains options for Slipway.Kube
+type SlipwayKubeOpts struct {
+	//
+	// Where the image will be, such as registry.example/team/app:1.4.2; the manifest names it by digest. Default:
+	// where slipway.yaml publishes to.
+	//
+	To string // slipway (../../../../modules/slipway/main.go:305:2)
+}
+
+// A Kubernetes manifest (YAML) that fits the image and what its smoke run saw. Calling it fails where that does.
+func (r *Slipway) Kube(ctx context.Context, source *Directory, opts ...SlipwayKubeOpts) (string, error) { // slipway (../../../../modules/slipway/main.go:298:1)
+	assertNotNil("source", source)
+	if r.kube != nil {
+		return *r.kube, nil
+	}
+	q := r.query.Select("kube")
+	for i := len(opts) - 1; i >= 0; i-- {
+		// `to` optional argument
+		if !querybuilder.IsZeroValue(opts[i].To) {
+			q = q.Arg("to", opts[i].To)
+		}
+	}
+	q = q.Arg("source", source)
+
+	var response string
+
+	q = q.Bind(&response)
+	return response, q.Execute(ctx)
+}
+
 // The image of all platforms as an OCI layout, byte for byte what publish pushes.
-func (r *Slipway) OciLayout(source *Directory) *Directory { // slipway (../../../../modules/slipway/main.go:218:1)
+func (r *Slipway) OciLayout(source *Directory) *Directory { // slipway (../../../../modules/slipway/main.go:228:1)
 	assertNotNil("source", source)
 	q := r.query.Select("ociLayout")
 	q = q.Arg("source", source)
@@ -538,15 +611,15 @@ type SlipwayPublishOpts struct {
 	//
 	// User at the registry.
 	//
-	Username string // slipway (../../../../modules/slipway/main.go:281:2)
+	Username string // slipway (../../../../modules/slipway/main.go:359:2)
 	//
 	// Password or token of that user.
 	//
-	Password *Secret // slipway (../../../../modules/slipway/main.go:284:2)
+	Password *Secret // slipway (../../../../modules/slipway/main.go:362:2)
 }
 
 // Push the image after everything before has passed, and read it back. Gives references with digests.
-func (r *Slipway) Publish(ctx context.Context, source *Directory, to []string, opts ...SlipwayPublishOpts) (string, error) { // slipway (../../../../modules/slipway/main.go:273:1)
+func (r *Slipway) Publish(ctx context.Context, source *Directory, to []string, opts ...SlipwayPublishOpts) (string, error) { // slipway (../../../../modules/slipway/main.go:351:1)
 	assertNotNil("source", source)
 	if r.publish != nil {
 		return *r.publish, nil
@@ -572,7 +645,7 @@ func (r *Slipway) Publish(ctx context.Context, source *Directory, to []string, o
 }
 
 // Every stage but publish, with its files also where a stage fails: `run --source=. dist`.
-func (r *Slipway) Run(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:321:1)
+func (r *Slipway) Run(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:399:1)
 	assertNotNil("source", source)
 	q := r.query.Select("run")
 	q = q.Arg("source", source)
@@ -582,8 +655,20 @@ func (r *Slipway) Run(source *Directory) *SlipwayResult { // slipway (../../../.
 	}
 }
 
+// Say what the image is made of: its layers, and the packages of the programs in it, as sizes.json, layers.svg and
+// packages.svg. An image that is larger than it may be has them too.
+func (r *Slipway) Sizes(source *Directory) *Directory { // slipway (../../../../modules/slipway/main.go:253:1)
+	assertNotNil("source", source)
+	q := r.query.Select("sizes")
+	q = q.Arg("source", source)
+
+	return &Directory{
+		query: q,
+	}
+}
+
 // Start the image as production would, ask it, and stop it. Calling it fails where the image does.
-func (r *Slipway) Smoke(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:233:1)
+func (r *Slipway) Smoke(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:243:1)
 	assertNotNil("source", source)
 	q := r.query.Select("smoke")
 	q = q.Arg("source", source)
@@ -595,7 +680,7 @@ func (r *Slipway) Smoke(source *Directory) *SlipwayResult { // slipway (../../..
 
 // Go test under every release. Calling it fails where tests do; its files are there in any case:
 // `test --source=. junit`.
-func (r *Slipway) Test(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:150:1)
+func (r *Slipway) Test(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:160:1)
 	assertNotNil("source", source)
 	q := r.query.Select("test")
 	q = q.Arg("source", source)
@@ -606,7 +691,7 @@ func (r *Slipway) Test(source *Directory) *SlipwayResult { // slipway (../../../
 }
 
 // Prove that the stripped binaries are the ones that were built: the evidence, as JSON.
-func (r *Slipway) Verify(source *Directory) *File { // slipway (../../../../modules/slipway/main.go:193:1)
+func (r *Slipway) Verify(source *Directory) *File { // slipway (../../../../modules/slipway/main.go:203:1)
 	assertNotNil("source", source)
 	q := r.query.Select("verify")
 	q = q.Arg("source", source)
@@ -621,19 +706,19 @@ type SlipwayVerifyImageOpts struct {
 	//
 	// Public key that its signatures must be of.
 	//
-	Key *File // slipway (../../../../modules/slipway/main.go:259:2)
+	Key *File // slipway (../../../../modules/slipway/main.go:337:2)
 	//
 	// User at the registry.
 	//
-	Username string // slipway (../../../../modules/slipway/main.go:262:2)
+	Username string // slipway (../../../../modules/slipway/main.go:340:2)
 	//
 	// Password or token of that user.
 	//
-	Password *Secret // slipway (../../../../modules/slipway/main.go:265:2)
+	Password *Secret // slipway (../../../../modules/slipway/main.go:343:2)
 }
 
 // Check a published image: content, signature, provenance, SBOM, labels and user. It fails where one is bad.
-func (r *Slipway) VerifyImage(ctx context.Context, reference string, opts ...SlipwayVerifyImageOpts) (string, error) { // slipway (../../../../modules/slipway/main.go:253:1)
+func (r *Slipway) VerifyImage(ctx context.Context, reference string, opts ...SlipwayVerifyImageOpts) (string, error) { // slipway (../../../../modules/slipway/main.go:331:1)
 	if r.verifyImage != nil {
 		return *r.verifyImage, nil
 	}
@@ -661,7 +746,7 @@ func (r *Slipway) VerifyImage(ctx context.Context, reference string, opts ...Sli
 }
 
 // Go vet under every release, gofmt, and the module files. Calling it fails where there are findings.
-func (r *Slipway) Vet(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:138:1)
+func (r *Slipway) Vet(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:148:1)
 	assertNotNil("source", source)
 	q := r.query.Select("vet")
 	q = q.Arg("source", source)
@@ -673,7 +758,7 @@ func (r *Slipway) Vet(source *Directory) *SlipwayResult { // slipway (../../../.
 
 // Look for known vulnerabilities that affect the program. Calling it fails where one does; that the database
 // cannot be reached is no failure and no good answer: the summary says "not run".
-func (r *Slipway) Vuln(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:162:1)
+func (r *Slipway) Vuln(source *Directory) *SlipwayResult { // slipway (../../../../modules/slipway/main.go:172:1)
 	assertNotNil("source", source)
 	q := r.query.Select("vuln")
 	q = q.Arg("source", source)
@@ -692,7 +777,7 @@ func (r *Slipway) AsNode() Node {
 }
 
 // Result is what a run came to: its files and, separately, its verdict.
-type SlipwayResult struct { // slipway (../../../../modules/slipway/main.go:330:6)
+type SlipwayResult struct { // slipway (../../../../modules/slipway/main.go:408:6)
 	query *querybuilder.Selection
 
 	assert  *string
@@ -709,7 +794,7 @@ func (r *SlipwayResult) WithGraphQLQuery(q *querybuilder.Selection) *SlipwayResu
 }
 
 // Fails with what failed, or gives the summary.
-func (r *SlipwayResult) Assert(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:351:1)
+func (r *SlipwayResult) Assert(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:429:1)
 	if r.assert != nil {
 		return *r.assert, nil
 	}
@@ -722,7 +807,7 @@ func (r *SlipwayResult) Assert(ctx context.Context) (string, error) { // slipway
 }
 
 // The coverage profile of the release that builds.
-func (r *SlipwayResult) Coverage() *File { // slipway (../../../../modules/slipway/main.go:345:1)
+func (r *SlipwayResult) Coverage() *File { // slipway (../../../../modules/slipway/main.go:423:1)
 	q := r.query.Select("coverage")
 
 	return &File{
@@ -731,7 +816,7 @@ func (r *SlipwayResult) Coverage() *File { // slipway (../../../../modules/slipw
 }
 
 // Everything that the run wrote.
-func (r *SlipwayResult) Dist() *Directory { // slipway (../../../../modules/slipway/main.go:332:2)
+func (r *SlipwayResult) Dist() *Directory { // slipway (../../../../modules/slipway/main.go:410:2)
 	q := r.query.Select("dist")
 
 	return &Directory{
@@ -789,7 +874,7 @@ func (r *SlipwayResult) UnmarshalJSON(bs []byte) error {
 }
 
 // The run record.
-func (r *SlipwayResult) JSON() *File { // slipway (../../../../modules/slipway/main.go:348:1)
+func (r *SlipwayResult) JSON() *File { // slipway (../../../../modules/slipway/main.go:426:1)
 	q := r.query.Select("json")
 
 	return &File{
@@ -798,7 +883,7 @@ func (r *SlipwayResult) JSON() *File { // slipway (../../../../modules/slipway/m
 }
 
 // The tests as a JUnit report.
-func (r *SlipwayResult) Junit() *File { // slipway (../../../../modules/slipway/main.go:342:1)
+func (r *SlipwayResult) Junit() *File { // slipway (../../../../modules/slipway/main.go:420:1)
 	q := r.query.Select("junit")
 
 	return &File{
@@ -807,7 +892,7 @@ func (r *SlipwayResult) Junit() *File { // slipway (../../../../modules/slipway/
 }
 
 // Stages, artefacts and failures, as the command line prints them.
-func (r *SlipwayResult) Summary(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:336:2)
+func (r *SlipwayResult) Summary(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:414:2)
 	if r.summary != nil {
 		return *r.summary, nil
 	}
@@ -821,7 +906,7 @@ func (r *SlipwayResult) Summary(ctx context.Context) (string, error) { // slipwa
 
 // Fails with what failed, or gives the summary: a call of the command line that asks for nothing else does
 // this.
-func (r *SlipwayResult) Sync(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:360:1)
+func (r *SlipwayResult) Sync(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:438:1)
 	if r.sync != nil {
 		return *r.sync, nil
 	}
@@ -834,7 +919,7 @@ func (r *SlipwayResult) Sync(ctx context.Context) (string, error) { // slipway (
 }
 
 // passed or failed.
-func (r *SlipwayResult) Verdict(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:334:2)
+func (r *SlipwayResult) Verdict(ctx context.Context) (string, error) { // slipway (../../../../modules/slipway/main.go:412:2)
 	if r.verdict != nil {
 		return *r.verdict, nil
 	}
