@@ -79,7 +79,7 @@ func withoutEngine(v any) any {
 		kept := map[string]any{}
 		for key, x := range v {
 			switch key {
-			case "engine", "started_ms", "elapsed_ms", "checksum", "verified_by", "isolation", "time", "started", "max_memory", "ready_ms", "starts_us", "stopped_ms", "leftover", "written":
+			case "engine", "started_ms", "elapsed_ms", "checksum", "verified_by", "isolation", "time", "started", "max_memory", "ready_ms", "starts_us", "stopped_ms":
 			default:
 				kept[key] = withoutEngine(x)
 			}
