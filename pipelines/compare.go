@@ -14,6 +14,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipelines/internal/chart"
 	"github.com/slipway-ci/slipway/pipelines/internal/contents"
+	"github.com/slipway-ci/slipway/pipelines/internal/layers"
 	"github.com/slipway-ci/slipway/pipelines/internal/oci"
 )
 
@@ -136,7 +137,7 @@ func (p *Pipeline) compareBase(ctx context.Context, base string, platform Platfo
 		return nil, err
 	}
 	facts, err := contents.Inspect(ctx, img)
-	if damaged, ok := errors.AsType[*contents.DamagedError](err); ok {
+	if damaged, ok := errors.AsType[*layers.DamagedError](err); ok {
 		row.Missing = damaged.Error()
 		return row, nil
 	}

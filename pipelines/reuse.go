@@ -75,7 +75,8 @@ var (
 	keysOfSmoke = []string{"smoke"}
 )
 
-// key is the digest of everything that the result of a stage depends on.
+// key is the digest of everything that the result of a stage depends on. Where that is what an earlier stage has
+// written, the files count as they are now.
 func (p *Pipeline) key(stage string) (string, error) {
 	without := slices.Clone(keysOfNone)
 	image := stage == "image" || stage == "smoke"
@@ -106,6 +107,18 @@ func (p *Pipeline) key(stage string) (string, error) {
 				inputs[key], _, _ = hashFile(name)
 			}
 		}
+	}
+	if stage == "verify" || image {
+		for _, b := range p.build.Binaries {
+			for _, name := range []string{b.Path, b.Full} {
+				if inputs[name], _, err = hashFile(p.path(filepath.FromSlash(name))); err != nil {
+					break // found out by the stage
+				}
+			}
+		}
+	}
+	if stage == "smoke" {
+		inputs["image"] = p.image.Digest
 	}
 	text, err = json.Marshal(inputs)
 	p.Lock.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/layers"
 	"github.com/slipway-ci/slipway/pipelines/internal/oci"
 	"github.com/slipway-ci/slipway/pipelines/internal/programs"
 	"github.com/slipway-ci/slipway/pipelines/internal/sbom"
@@ -122,7 +123,7 @@ func VerifyImage(ctx context.Context, ref string, o VerifyImageOptions) (*ImageR
 			r.check("content", x.Platform, Failed, digest.Error())
 			continue
 		}
-		if damaged, ok := errors.AsType[*programs.DamagedError](err); ok {
+		if damaged, ok := errors.AsType[*layers.DamagedError](err); ok {
 			r.check("content", x.Platform, Failed, damaged.Error())
 			continue
 		}

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/slipway-ci/slipway/pipelines/internal/layers"
 )
 
 // Facts are what a comparison of base images shows. Paths and texts are those of the image, whatever characters they have.
@@ -38,26 +40,25 @@ type Facts struct {
 }
 
 // Inspect reads all layers of an image, lowest first, as a runtime would lay them over each other. It is a
-// *DamagedError that an image is not what it should be.
+// *layers.DamagedError that an image is not what it should be.
 func Inspect(ctx context.Context, img v1.Image) (Facts, error) {
 	config, err := img.ConfigFile()
 	if err != nil {
 		return Facts{}, err
 	}
-	t, err := readTree(ctx, img, config, look)
+	files, err := layers.Read(ctx, img, look)
 	if err != nil {
 		return Facts{}, err
 	}
-	var f Facts
-	t.count(t.root, "", &f)
-	slices.Sort(f.Setuid)
+	t := tree{files}
+	f := t.count()
 	f.Shell = t.shell(config.Config.Env)
 	f.PackageManager = t.packageManager()
 	f.PackageDB, f.Packages = t.packages()
 	f.Libc = t.libc()
 	for _, name := range []string{"/etc/os-release", "/usr/lib/os-release"} {
-		if file := t.regular(name); file != nil && f.OS == "" {
-			f.OS = file.found.text
+		if file := t.Find(name); file != nil && f.OS == "" {
+			f.OS = file.Found.text
 		}
 	}
 	return f, nil
@@ -69,9 +70,15 @@ type found struct {
 	text     string // version of glibc, or of musl in a database of apk; name in os-release
 }
 
+// Bytes is for layers.Found.
+func (f found) Bytes() int { return len(f.text) }
+
+// tree is the file system of an image.
+type tree struct{ *layers.Tree[found] }
+
 // look reads the files that a fact comes from. It goes by the last element of the path alone, as other elements may
 // be symbolic links of later layers, and the file the target of one.
-func look(name string, header *tar.Header, content io.Reader) (found, error) {
+func look(_ int, name string, header *tar.Header, content io.Reader) (found, error) {
 	base := path.Base(name)
 	glibc, _ := path.Match("libc-2.*.so", base)
 	switch {
@@ -100,37 +107,12 @@ func look(name string, header *tar.Header, content io.Reader) (found, error) {
 	return found{}, nil
 }
 
-// regular returns the regular file that a path leads to, nil if there is none.
-func (t *tree) regular(name string) *file {
-	n := t.find(name)
-	if n == nil || n.file == nil || n.file.kind != tar.TypeReg {
-		return nil
-	}
-	return n.file
-}
-
-// names are those in a directory that match a pattern, sorted.
-func (t *tree) names(dir, pattern string) []string {
-	n := t.find(dir)
-	if n == nil {
-		return nil
-	}
-	var names []string
-	for name := range n.children {
-		if ok, _ := path.Match(pattern, name); ok {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
 // executable returns the first path that leads to a file that can be executed, "" if none does.
-func (t *tree) executable(names, dirs []string) string {
+func (t tree) executable(names, dirs []string) string {
 	for _, name := range names {
 		for _, dir := range dirs {
 			at := path.Join("/", dir, name)
-			if f := t.regular(at); f != nil && f.mode&0o111 != 0 {
+			if f := t.Find(at); f != nil && f.Mode&0o111 != 0 {
 				return at
 			}
 		}
@@ -138,24 +120,27 @@ func (t *tree) executable(names, dirs []string) string {
 	return ""
 }
 
-func (t *tree) count(n *node, name string, f *Facts) {
-	for base, child := range n.children {
-		t.count(child, name+"/"+base, f)
+// count tells of the facts what concerns all files.
+func (t tree) count() (f Facts) {
+	seen := map[*layers.File[found]]bool{}
+	for name, file := range t.All() {
+		if file.Kind != tar.TypeReg && file.Kind != tar.TypeSymlink {
+			continue
+		}
+		f.Files++
+		if !seen[file] {
+			f.Size += file.Size
+			seen[file] = true
+		}
+		if file.Kind == tar.TypeReg && file.Mode&0o6000 != 0 {
+			f.Setuid = append(f.Setuid, name)
+		}
 	}
-	if n.file == nil || n.file.kind != tar.TypeReg && n.file.kind != tar.TypeSymlink {
-		return
-	}
-	f.Files++
-	if !n.file.counted {
-		f.Size += n.file.size
-		n.file.counted = true
-	}
-	if n.file.kind == tar.TypeReg && n.file.mode&0o6000 != 0 {
-		f.Setuid = append(f.Setuid, name)
-	}
+	slices.Sort(f.Setuid)
+	return f
 }
 
-func (t *tree) shell(env []string) string {
+func (t tree) shell(env []string) string {
 	dirs := []string{"/bin", "/usr/bin"}
 	for _, variable := range env { // images for debugging have their only shell elsewhere
 		if list, ok := strings.CutPrefix(variable, "PATH="); ok {
@@ -171,7 +156,7 @@ var packageManagers = [][2]string{
 	{"zypper", "zypper"}, {"pacman", "pacman"}, {"opkg", "opkg"}, {"xbps-install", "xbps"}, {"emerge", "portage"}, {"dpkg", "dpkg"}, {"rpm", "rpm"},
 }
 
-func (t *tree) packageManager() string {
+func (t tree) packageManager() string {
 	for _, m := range packageManagers {
 		if t.executable(m[:1], []string{"/bin", "/usr/bin", "/sbin", "/usr/sbin"}) != "" {
 			return m[1]
@@ -191,26 +176,26 @@ func glibcVersion(content io.Reader) (found, error) {
 	return found{}, err
 }
 
-func (t *tree) libc() string {
+func (t tree) libc() string {
 	for _, lib := range []string{"/lib64", "/usr/lib64", "/lib", "/usr/lib"} {
 		dirs := []string{lib}
-		for _, triplet := range t.names(lib, "*-linux-gnu*") {
+		for _, triplet := range t.Names(lib, "*-linux-gnu*") {
 			dirs = append(dirs, path.Join(lib, triplet))
 		}
 		for _, dir := range dirs {
-			if f := t.regular(path.Join(dir, "libc.so.6")); f != nil && f.found.text != "" {
-				return "glibc " + f.found.text
+			if f := t.Find(path.Join(dir, "libc.so.6")); f != nil && f.Found.text != "" {
+				return "glibc " + f.Found.text
 			}
 		}
 	}
 	for _, lib := range []string{"/lib", "/usr/lib"} {
-		for _, name := range t.names(lib, "ld-musl-*.so.1") {
-			if t.regular(path.Join(lib, name)) == nil {
+		for _, name := range t.Names(lib, "ld-musl-*.so.1") {
+			if t.Find(path.Join(lib, name)) == nil {
 				continue
 			}
 			for _, db := range apkDatabases {
-				if f := t.regular(db); f != nil && f.found.text != "" {
-					return "musl " + f.found.text
+				if f := t.Find(db); f != nil && f.Found.text != "" {
+					return "musl " + f.Found.text
 				}
 			}
 			return "musl"

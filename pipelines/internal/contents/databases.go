@@ -21,7 +21,7 @@ var apkDatabases = []string{"/lib/apk/db/installed", "/usr/lib/apk/db/installed"
 
 // packages tells how many packages the image's database has: the first with any, as tools for the packages of another
 // system leave an empty one behind.
-func (t *tree) packages() (db string, n int) {
+func (t tree) packages() (db string, n int) {
 	for _, kind := range []struct {
 		db    string
 		count func() (n int, ok bool)
@@ -33,41 +33,41 @@ func (t *tree) packages() (db string, n int) {
 	return db, n
 }
 
-func (t *tree) dpkg() (n int, ok bool) {
-	if f := t.regular("/var/lib/dpkg/status"); f != nil {
-		n, ok = f.found.packages, true
+func (t tree) dpkg() (n int, ok bool) {
+	if f := t.Find("/var/lib/dpkg/status"); f != nil {
+		n, ok = f.Found.packages, true
 	}
 	// Images that were put together without dpkg have a file for each package, and maybe one with its checksums.
 	const dir = "/var/lib/dpkg/status.d"
-	for _, name := range t.names(dir, "*") {
-		if !strings.HasSuffix(name, ".md5sums") && t.regular(dir+"/"+name) != nil {
+	for _, name := range t.Names(dir, "*") {
+		if !strings.HasSuffix(name, ".md5sums") && t.Find(dir+"/"+name) != nil {
 			n, ok = n+1, true
 		}
 	}
 	return n, ok
 }
 
-func (t *tree) apk() (n int, ok bool) {
+func (t tree) apk() (n int, ok bool) {
 	for _, name := range apkDatabases {
-		if f := t.regular(name); f != nil {
-			return f.found.packages, true // the other may be the same file
+		if f := t.Find(name); f != nil {
+			return f.Found.packages, true // the other may be the same file
 		}
 	}
 	return 0, false
 }
 
-func (t *tree) rpm() (n int, ok bool) {
+func (t tree) rpm() (n int, ok bool) {
 	for _, dir := range []string{"/var/lib/rpm/", "/usr/lib/sysimage/rpm/"} {
-		if f := t.regular(dir + sqliteName); f != nil {
+		if f := t.Find(dir + sqliteName); f != nil {
 			for _, journal := range []string{"-wal", "-journal"} {
-				if j := t.regular(dir + sqliteName + journal); j != nil && j.size > 0 {
+				if j := t.Find(dir + sqliteName + journal); j != nil && j.Size > 0 {
 					return -1, true // it has changes that the database has not, or the other way round
 				}
 			}
-			return f.found.packages, true
+			return f.Found.packages, true
 		}
 		for _, name := range []string{"Packages", "Packages.db"} { // of Berkeley DB, and rpm's own format
-			if t.regular(dir+name) != nil {
+			if t.Find(dir+name) != nil {
 				return -1, true
 			}
 		}

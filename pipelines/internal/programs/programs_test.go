@@ -84,6 +84,9 @@ func TestRead(t *testing.T) {
 		assert.EqualValues(t, len(tiny), p.Size)
 	}
 	assert.Equal(t, []string{"/bin/same", "/d", "/opt/x/new"}, names)
+	assert.Equal(t, []int{0, 0, 1}, []int{found.Programs[0].Layer, found.Programs[1].Layer, found.Programs[2].Layer})
+	assert.Equal(t, found.Programs[1], *found.Find("/d"))
+	assert.Greater(t, found.Find("/d").Bytes(), len(found.Find("/d").Info.String()))
 }
 
 // What a runtime would start is what is found, however layers lie upon each other.
@@ -124,15 +127,15 @@ func TestReadLikeARuntime(t *testing.T) {
 	_, err = Read(t.Context(), imageOf(t, tarOf(t, link("loop", "loop"), file("loop/app", tiny, 0o755))), t.TempDir())
 	assert.ErrorContains(t, err, "a loop of symbolic links")
 	_, err = Read(t.Context(), imageOf(t, tarOf(t, tar.Header{Name: "big", Typeflag: tar.TypeReg, Mode: 0o755, PAXRecords: map[string]string{"SLIPWAY.x": "y"}}, file(strings.Repeat("x/", 3000)+"app", tiny, 0o755))), t.TempDir())
-	assert.ErrorContains(t, err, "a path of 6")
+	assert.ErrorContains(t, err, "layer 1: a path is longer than 4096 bytes")
 }
 
 func TestReadDamagedLayers(t *testing.T) {
 	whole := tarOf(t, file("bin/a", "\x7fELF and more", 0o755))
 	_, err := Read(t.Context(), imageOf(t, whole[:520]), t.TempDir())
-	assert.ErrorContains(t, err, "a layer cannot be unpacked")
+	assert.ErrorContains(t, err, "layer 1 cannot be unpacked")
 	_, err = Read(t.Context(), imageOf(t, bytes.Repeat([]byte("x"), 2000)), t.TempDir())
-	assert.ErrorContains(t, err, "a layer cannot be unpacked")
+	assert.ErrorContains(t, err, "layer 1 cannot be unpacked")
 	img := imageOf(t, whole)
 	config, err := img.ConfigFile()
 	require.NoError(t, err)
@@ -141,7 +144,12 @@ func TestReadDamagedLayers(t *testing.T) {
 	other, err := mutate.ConfigFile(img, config)
 	require.NoError(t, err)
 	_, err = Read(t.Context(), other, t.TempDir())
-	assert.ErrorContains(t, err, "a layer unpacks to sha256:")
+	assert.ErrorContains(t, err, "layer 1 unpacks to sha256:")
+	config.RootFS.DiffIDs = nil
+	other, err = mutate.ConfigFile(img, config)
+	require.NoError(t, err)
+	_, err = Read(t.Context(), other, t.TempDir())
+	assert.ErrorContains(t, err, "the image has 1 layers, but its configuration lists 0")
 }
 
 func FuzzRead(f *testing.F) {
