@@ -130,6 +130,8 @@ type Config struct {
 
 	// To is where publish pushes: references, oci:DIR, tar:FILE, or embedded.
 	To []string `yaml:"to"`
+	// Publish says which tags the image gets where To names a repository without one.
+	Publish TagPolicy `yaml:"publish"`
 	// Output is the directory for everything that a run writes. Default: dist.
 	Output string `yaml:"output"`
 	// Fresh does everything again, also what earlier runs have done with the same inputs.
@@ -171,6 +173,9 @@ func (c Config) withDefaults() (Config, error) {
 		if err := oci.CheckTarget(to); err != nil {
 			return c, fault.Usagef(nextTarget, "to: %v", err)
 		}
+	}
+	if err := c.Publish.check(); err != nil {
+		return c, err
 	}
 	for key, names := range map[string]map[string]string{"env": c.Env, "labels": c.Labels, "smoke.env": c.Smoke.Env} {
 		for name := range names {

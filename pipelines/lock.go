@@ -46,6 +46,12 @@ func ReadLock(source fs.FS) (*Lock, error) {
 			return nil, err
 		}
 	}
+	l.fill()
+	return l, nil
+}
+
+// fill makes the maps that the text left out.
+func (l *Lock) fill() {
 	for _, m := range []*map[string]string{&l.Go, &l.Bases} {
 		if *m == nil {
 			*m = map[string]string{}
@@ -54,7 +60,6 @@ func ReadLock(source fs.FS) (*Lock, error) {
 	if l.Toolchains == nil {
 		l.Toolchains = map[string]map[string]string{}
 	}
-	return l, nil
 }
 
 func (l *Lock) read(text []byte) error {

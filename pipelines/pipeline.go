@@ -36,8 +36,15 @@ type Options struct {
 	Observe func(Event)
 	// Credentials are for publishing; without them the usual places are asked.
 	Credentials Credentials
+	// DryRun lets publish ask what would travel, and send nothing.
+	DryRun bool
+	// Branch and Tag are what a CI service says is being built. Branch counts where none is checked out, Tag
+	// besides those of the source.
+	Branch, Tag string
 	// Signer signs the image and the documents about it. Nil signs nothing.
 	Signer sign.Signer
+	// Origins says where values of the configuration are from, for the record; see [ConfigOrigins].
+	Origins map[string]string
 }
 
 // Credentials are a user and a password for the registry that publish pushes to.
@@ -84,6 +91,7 @@ func New(ctx context.Context, e engine.Engine, c Config, o Options) (*Pipeline, 
 		return nil, err
 	}
 	p.Record = newRecord(c, e)
+	p.Record.Origins = origins(c, given, o.Origins)
 	if err := p.plan(ctx); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
@@ -246,6 +254,9 @@ func (p *Pipeline) All(ctx context.Context) error {
 	if err := p.checkImage(); err != nil {
 		return err
 	}
+	if _, err := p.publishTags(); err != nil {
+		return err
+	}
 	vet, err := p.Vet(ctx)
 	if err != nil {
 		return err
@@ -279,8 +290,10 @@ func (p *Pipeline) All(ctx context.Context) error {
 // Finish writes the run record and replaces the output directory by what the run wrote. When a failed
 // run replaces a passed one, that one is kept beside it, with ".passed" added to its name; kept tells so.
 func (p *Pipeline) Finish() (kept bool, err error) {
-	p.Record.Elapsed = p.since()
-	p.Record.conclude()
+	p.Conclude()
+	if err := p.recordFiles(); err != nil {
+		return false, p.dist.error(err)
+	}
 	return p.dist.publish(p.Record)
 }
 

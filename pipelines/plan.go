@@ -58,7 +58,9 @@ type SourceID struct {
 	// Time is in seconds since 1970: SOURCE_DATE_EPOCH, else the commit's time, else 0.
 	Time  int64 `json:"time"`
 	Dirty bool  `json:"dirty,omitempty"`
-	Files int   `json:"files"`
+	// Changed are the files in which the tree differs from the commit, at most 20.
+	Changed []string `json:"changed,omitempty"`
+	Files   int      `json:"files"`
 }
 
 // Module is one Go module of the source.
@@ -158,6 +160,9 @@ func identify(s engine.Source) SourceID {
 		}
 	}
 	id := SourceID{Digest: "sha256:" + hex.EncodeToString(h.Sum(nil)), Commit: s.Commit, Dirty: s.Dirty && s.Commit != "", Files: len(s.Files)}
+	if id.Dirty {
+		id.Changed = s.Changed[:min(len(s.Changed), 20)]
+	}
 	if !s.Time.IsZero() {
 		id.Time = s.Time.Unix()
 	}

@@ -2,9 +2,6 @@ package pipelines
 
 import (
 	"encoding/json"
-	"errors"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -14,7 +11,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
-	"github.com/slipway-ci/slipway/pipelines/fault"
 )
 
 const recordSchema = 1
@@ -28,13 +24,21 @@ type Record struct {
 	Verdict Verdict `json:"verdict"`
 	// Slipway is the program that made the record.
 	Slipway ProgramID `json:"slipway"`
-	// Engine is the engine's name.
-	Engine string `json:"engine"`
+	// Engine is the engine's name, EngineVersion its version: slipway's own for the engine that is part of it.
+	Engine        string `json:"engine"`
+	EngineVersion string `json:"engine_version"`
 	// Host is the platform that the calling process ran on.
 	Host string `json:"host"`
 	// Config is the configuration in force, with the keys of slipway.yaml.
 	Config map[string]any `json:"config"`
-	Plan   *Plan          `json:"plan,omitempty"`
+	// Origins says of each key where its value is from: default, slipway.yaml, profile NAME, flag, record (of a run
+	// that was reproduced) or caller. Keys below smoke are there as smoke.KEY.
+	Origins map[string]string `json:"origins"`
+	// Environment reached every command, beside the places of caches, which stand there as @dir@.
+	Environment []string `json:"environment"`
+	// Lock is the lock file in force.
+	Lock *Lock `json:"lock"`
+	Plan *Plan `json:"plan,omitempty"`
 	// Platforms are those that were built for.
 	Platforms []string `json:"platforms,omitempty"`
 	// Toolchains are the Go releases that ran, with what was verified.
@@ -48,6 +52,8 @@ type Record struct {
 	Deps      *DepsResult   `json:"deps,omitempty"`
 	Smoke     *SmokeResult  `json:"smoke,omitempty"`
 	Published []PublishedTo `json:"published,omitempty"`
+	// DryRun is what publish would have done.
+	DryRun []WouldPublish `json:"dry_run,omitempty"`
 	// Compare and Sizes are what was asked for by name.
 	Compare *CompareResult `json:"compare,omitempty"`
 	Sizes   *SizesResult   `json:"sizes,omitempty"`
@@ -86,6 +92,13 @@ type StageRecord struct {
 	Elapsed  Milliseconds `json:"elapsed_ms"`
 	Tasks    []TaskRecord `json:"tasks,omitempty"`
 	Failures []Failure    `json:"failures,omitempty"`
+	// Seed is that of the order of tests, where they were shuffled.
+	Seed string `json:"seed,omitempty"`
+	// Inputs names what the stage has read: source, lock, toolchains, keys of the configuration, earlier stages.
+	Inputs []string `json:"inputs"`
+	// Outputs maps each file that the stage has written, relative to the output directory, to its digest. The blobs of
+	// an image are named by the digests in its index and not listed.
+	Outputs map[string]string `json:"outputs,omitempty"`
 }
 
 // TaskRecord is what the record says of one task.
@@ -106,6 +119,8 @@ type Failure struct {
 	// File and Line are where to look, if that is known.
 	File string `json:"file,omitempty"`
 	Line int    `json:"line,omitempty"`
+	// Probe is the one that was being asked, of a smoke run.
+	Probe string `json:"probe,omitempty"`
 	// Message is why, possibly with the last lines of output.
 	Message string `json:"message"`
 	// Next is what to do about it, if slipway knows.
@@ -147,7 +162,7 @@ func (m *Microseconds) UnmarshalJSON(b []byte) error {
 }
 
 func newRecord(c Config, e engine.Engine) *Record {
-	return &Record{
+	r := &Record{
 		Schema:  recordSchema,
 		Slipway: ProgramID{Version: slipwayVersion(), Go: runtime.Version()},
 		Engine:  e.Name(),
@@ -156,6 +171,8 @@ func newRecord(c Config, e engine.Engine) *Record {
 		Stages:  []*StageRecord{},
 		Started: time.Now().UTC().Format(time.RFC3339),
 	}
+	r.EngineVersion, r.Environment = describeEngine(c, e)
+	return r
 }
 
 // asMap is the configuration with the keys of slipway.yaml.
@@ -190,7 +207,8 @@ func (c Config) asMap() map[string]any {
 }
 
 func (r *Record) planned(p *Pipeline) {
-	r.Plan = p.Plan
+	r.Plan, r.Lock = p.Plan, p.Lock
+	r.Environment = append(r.Environment, p.Plan.env()...)
 	r.Platforms = p.Plan.platformNames()
 	for _, x := range p.Plan.Releases {
 		t := x.Toolchain
@@ -218,28 +236,4 @@ func slipwayVersion() string {
 		}
 	}
 	return "(devel)"
-}
-
-// ReadRecord reads a run record, run.json.
-func ReadRecord(file string) (*Record, error) {
-	const next = "Name the run.json that a run of slipway has written."
-	text, err := os.ReadFile(file)
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		err = p.Err
-	}
-	if err != nil {
-		return nil, fault.Usagef(next, "run record %s: %v", file, err)
-	}
-	var schema struct{ Schema int }
-	if err := json.Unmarshal(text, &schema); err != nil {
-		return nil, fault.Usagef(next, "run record %s: %v", file, err)
-	}
-	if schema.Schema != recordSchema {
-		return nil, fault.Usagef("Use a slipway that is as new as the one that wrote it.", "run record %s has schema %d, this slipway reads %d", file, schema.Schema, recordSchema)
-	}
-	r := &Record{}
-	if err := json.Unmarshal(text, r); err != nil {
-		return nil, fault.Usagef(next, "run record %s: %v", file, err)
-	}
-	return r, nil
 }

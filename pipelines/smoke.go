@@ -53,6 +53,8 @@ type SmokeRun struct {
 	Written  []string `json:"written,omitempty"`
 	// Output are the last lines that the image printed, of a failed run.
 	Output string `json:"output,omitempty"`
+
+	asked string // the last probe, or what was wanted of the image otherwise
 }
 
 // ProbeRun is what one probe said.
@@ -105,7 +107,7 @@ func (p *Pipeline) runSmoke(ctx context.Context, image *ImageResult) (*SmokeResu
 				return "", "", err
 			}
 			if run.Verdict == Failed {
-				s.fail(Failure{What: "the image", Where: m.Platform, Message: strings.TrimSpace(run.Detail + "\n" + run.Output), Repeat: map[string]string{"platforms": m.Platform}})
+				s.fail(Failure{What: "the image", Where: m.Platform, Probe: run.asked, Message: strings.TrimSpace(run.Detail + "\n" + run.Output), Repeat: map[string]string{"platforms": m.Platform}})
 			}
 			result.Runs = append(result.Runs, *run)
 			return run.Verdict, run.Detail, nil
@@ -236,7 +238,8 @@ func (t *trial) round(ctx context.Context) (string, error) {
 			service = append(service, probe)
 			continue
 		}
-		t.progress(probe.String())
+		t.run.asked = probe.String()
+		t.progress(t.run.asked)
 		begin := time.Now()
 		if err := t.once(ctx, probe); err != nil {
 			return "", err
@@ -363,6 +366,7 @@ func (t *trial) serve(ctx context.Context, probes []Probe) (string, error) {
 		}
 		said = append(said, text)
 	}
+	t.run.asked = "start"
 	if len(probes) == 0 {
 		var text string
 		if text, err = t.look(ctx, w); err == nil {
@@ -371,7 +375,8 @@ func (t *trial) serve(ctx context.Context, probes []Probe) (string, error) {
 		}
 	}
 	for _, probe := range probes {
-		t.progress(probe.String())
+		t.run.asked = probe.String()
+		t.progress(t.run.asked)
 		asked := time.Now()
 		var answer string
 		if answer, err = t.ask(ctx, w, probe); err != nil {
@@ -385,6 +390,7 @@ func (t *trial) serve(ctx context.Context, probes []Probe) (string, error) {
 		if ports, listenErr := w.Listening(ctx); listenErr == nil {
 			t.run.Ports = ports
 		}
+		t.run.asked = "stop"
 		t.progress("stopping")
 		err = t.stop(ctx, w)
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -90,6 +91,7 @@ func (r *TestResult) restore(*Pipeline, json.RawMessage) error { return nil }
 
 func (p *Pipeline) runTest(ctx context.Context) (*TestResult, error) {
 	s := p.stage("test")
+	s.record.Seed = seed(p.Config.Shuffle)
 	legs := make([][]TestLeg, len(p.Plan.Releases))
 	profiles := make([][]byte, len(p.Plan.Modules))
 	err := p.parallel(ctx, len(legs), func(ctx context.Context, i int) error {
@@ -101,7 +103,7 @@ func (p *Pipeline) runTest(ctx context.Context) (*TestResult, error) {
 				if len(patterns) == 0 {
 					continue
 				}
-				leg, profile, err := p.testLeg(ctx, release, m, patterns, progress)
+				leg, profile, err := p.testLeg(ctx, release, m, patterns, s.record.Seed, progress)
 				if err != nil {
 					return "", "", err
 				}
@@ -127,7 +129,14 @@ func (p *Pipeline) runTest(ctx context.Context) (*TestResult, error) {
 	}
 	profile, coverage := mergeProfiles(profiles)
 	result.Coverage = coverage
-	s.fail(result.failures(p.Plan)...)
+	failures := result.failures(p.Plan)
+	for i := range failures {
+		p.place(&failures[i])
+		if p.Config.Shuffle == "on" {
+			failures[i].Repeat["shuffle"] = s.record.Seed
+		}
+	}
+	s.fail(failures...)
 	s.end(result.Verdict, result.summary())
 	return result, p.writeTestReports(result, profile)
 }
@@ -152,7 +161,19 @@ func (r *TestResult) summary() string {
 	return s
 }
 
-func (p *Pipeline) testLeg(ctx context.Context, release string, m Module, patterns []string, progress func(string)) (*TestLeg, []byte, error) {
+// seed is that of the order of tests, empty where they are not shuffled. One that go test chose would be another for
+// each package and release, and no flag could repeat them all.
+func seed(shuffle string) string {
+	switch shuffle {
+	case "off":
+		return ""
+	case "on":
+		return strconv.FormatInt(time.Now().UnixNano(), 10)
+	}
+	return shuffle
+}
+
+func (p *Pipeline) testLeg(ctx context.Context, release string, m Module, patterns []string, seed string, progress func(string)) (*TestLeg, []byte, error) {
 	command := engine.Command{
 		Name: "go test (" + release + ")", Toolchain: release, Dir: m.Dir, Env: p.Plan.env(), Writes: true, CGO: p.Config.CGO || p.Config.Race,
 	}
@@ -177,8 +198,8 @@ func (p *Pipeline) testLeg(ctx context.Context, release string, m Module, patter
 	if p.Config.Race {
 		command.Args = append(command.Args, "-race")
 	}
-	if p.Config.Shuffle != "off" {
-		command.Args = append(command.Args, "-shuffle="+p.Config.Shuffle)
+	if seed != "" {
+		command.Args = append(command.Args, "-shuffle="+seed)
 	}
 	command.Args = append(append(command.Args, tagFlags(p.Config.Tags)...), patterns...)
 

@@ -36,6 +36,8 @@ type VetResult struct {
 type Finding struct {
 	// Check is the check that complains: vet, gofmt, tidy, verify or vendor.
 	Check string `json:"check"`
+	// Analyzer is the one of go vet that complains, such as printf, if that is known.
+	Analyzer string `json:"analyzer,omitempty"`
 	// Releases are the Go releases that complain, where the check runs under several.
 	Releases []string `json:"releases,omitempty"`
 	// File is slash-separated and relative to the source's root; Line and Column are 1-based, 0 when unknown.
@@ -154,6 +156,7 @@ func (v *vetting) add(found []Finding) {
 			continue
 		}
 		g := &v.result.Findings[i]
+		g.Analyzer = cmp.Or(g.Analyzer, f.Analyzer)
 		g.Releases = append(g.Releases, f.Releases...)
 		slices.Sort(g.Releases)
 		g.Releases = slices.Compact(g.Releases)
@@ -190,13 +193,19 @@ func (v *vetting) vet(ctx context.Context, release string) ([]Finding, error) {
 			continue
 		}
 		args := append([]string{"go", "vet", "-trimpath"}, tagFlags(v.p.Config.Tags)...)
-		r, err := v.p.run(ctx, engine.Command{
+		c := engine.Command{
 			Name: "go vet (" + release + ")", Toolchain: release, Dir: m.Dir, Args: append(args, patterns...), Env: v.p.Plan.env(), CGO: v.p.Config.CGO,
-		})
+		}
+		r, err := v.p.run(ctx, c)
 		if err != nil {
 			return nil, err
 		}
 		found := parsePositions("vet", release, m.Dir, append(r.Stderr, r.Stdout...))
+		if len(found) > 0 {
+			if err := v.nameAnalyzers(ctx, c, found); err != nil {
+				return nil, err
+			}
+		}
 		if r.ExitCode != 0 && len(found) == 0 {
 			text := v.p.explain(ctx, m, patterns, tail.Lines(r.Stderr, 5))
 			found = []Finding{{Check: "vet", Releases: []string{release}, File: modFileName(m), Message: text}}

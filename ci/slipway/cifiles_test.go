@@ -18,6 +18,8 @@ import (
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/semver"
+
+	"github.com/slipway-ci/slipway/pipelines/report/formats"
 )
 
 var (
@@ -244,6 +246,7 @@ func gitlabJobs(t *testing.T, text []byte, engine string) map[string]ciJob {
 		Variables map[string]string
 		Jobs      map[string]struct {
 			Image, Timeout string
+			Coverage       string
 			Services       []string
 			Variables      map[string]string
 			BeforeScript   []string `yaml:"before_script"`
@@ -251,7 +254,13 @@ func gitlabJobs(t *testing.T, text []byte, engine string) map[string]ciJob {
 			Artifacts      struct {
 				When    string
 				Paths   []string
-				Reports struct{ JUnit string }
+				Reports struct {
+					JUnit, CodeQuality string
+					Coverage           struct {
+						Format string `yaml:"coverage_format"`
+						Path   string
+					} `yaml:"coverage_report"`
+				}
 			}
 		} `yaml:",inline"`
 	}
@@ -259,7 +268,13 @@ func gitlabJobs(t *testing.T, text []byte, engine string) map[string]ciJob {
 	jobs := map[string]ciJob{}
 	for name, j := range pipeline.Jobs {
 		assert.NotEmpty(t, j.Timeout, name)
-		assert.Equal(t, "dist/junit.xml", j.Artifacts.Reports.JUnit, name)
+		reports := j.Artifacts.Reports
+		assert.Equal(t, "dist/junit.xml", reports.JUnit, name)
+		assert.Equal(t, "dist/"+formats.CodeQualityFile, reports.CodeQuality, name)
+		assert.Equal(t, "cobertura dist/"+formats.CoberturaFile, reports.Coverage.Format+" "+reports.Coverage.Path, name)
+		if j.Coverage != "" {
+			assert.Regexp(t, strings.Trim(j.Coverage, "/"), "coverage: 63.6% of statements", name)
+		}
 		job := ciJob{setUp: j.BeforeScript, artifacts: j.Artifacts.Paths, always: j.Artifacts.When == "always"}
 		for _, line := range j.Script {
 			job.work = append(job.work, strings.Split(strings.TrimSpace(line), "\n")...)

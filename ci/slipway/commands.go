@@ -9,13 +9,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 
 	"github.com/slipway-ci/slipway/ci/internal/view"
 	"github.com/slipway-ci/slipway/pipelines"
 	"github.com/slipway-ci/slipway/pipelines/engine/host"
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/report/formats"
 )
 
 // command is one subcommand.
@@ -47,9 +46,14 @@ var commands = []command{
 	{"deps", "say on what the programs depend: double major versions, heavy packages, unused requirements", "slipway deps", stageRunner((*pipelines.Pipeline).Deps)},
 	{"compare", "put the program on several base images: size, files, shell, libc, packages, cold start", "slipway compare --bases=scratch,distroless,alpine", stageRunner((*pipelines.Pipeline).Compare)},
 	{"kube", "print a Kubernetes manifest that fits the image and its smoke run", "slipway kube --to=registry.example/team/app:1.4.2 > app.yaml", stageRunner((*pipelines.Pipeline).Kube)},
+	{"reproduce", "repeat what failed in a recorded run: reproduce RECORD", "slipway reproduce dist/run.json", nil},
+	{"explain", "say what two recorded runs have differently, and why: explain A B", "slipway explain before/run.json dist/run.json", nil},
+	{"report", "write report.html again, or compare two runs in comparison.html: report RECORD [RECORD]", "slipway report dist/run.json", nil},
 	{"init", "write slipway.yaml and a CI job for this repository", "slipway init --ci=github", nil},
 	{"plan", "show what would be done", "slipway plan", nil},
 	{"lock", "resolve what the configuration leaves open and write slipway.lock", "slipway lock --update", nil},
+	{"doctor", "tell what this machine can do, and what to do about the rest", "slipway doctor", nil},
+	{"completion", "print what lets a shell complete commands and flags", "source <(slipway completion bash)", nil},
 	{"version", "show the version of slipway", "slipway version", nil},
 }
 
@@ -81,12 +85,22 @@ func dispatch(ctx context.Context, args []string, stdout io.Writer, stderr *os.F
 		}
 		return fault.Usagef(fault.Nearest(name, names)+" `slipway --help` lists the commands.", "there is no command %q", name)
 	}
+	if c.plain() {
+		return runPlain(c, args, stdout)
+	}
 	in, err := parse(c, args, stdout)
 	if err != nil {
 		return err
 	}
-	if name == "version" {
-		return printVersion(stdout)
+	switch name {
+	case "doctor":
+		return doctor(ctx, in, stdout)
+	case "reproduce":
+		return reproduce(ctx, in, stdout, stderr)
+	case "explain":
+		return explain(in, stdout)
+	case "report":
+		return writeReport(ctx, in, stdout)
 	}
 	if in.reference != "" {
 		return verifyImage(ctx, in, stdout, stderr)
@@ -96,7 +110,7 @@ func dispatch(ctx context.Context, args []string, stdout io.Writer, stderr *os.F
 
 // execute runs one command over one source.
 func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stderr *os.File) (err error) {
-	if c.name == "publish" && len(in.config.To) == 0 {
+	if (c.name == "publish" || in.dryRun) && len(in.config.To) == 0 {
 		return fault.Usagef("Name a reference, oci:DIR, tar:FILE or embedded, such as --to=registry.example/team/app:1.4.2.", "publish needs a place to push to")
 	}
 	if c.name == "init" {
@@ -111,7 +125,7 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	defer func() {
 		err = errors.Join(err, closeEngine())
 		if err != nil && !errors.Is(err, errVerdict) && in.json {
-			_ = json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "error": err.Error()})
+			_ = json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "schema": view.Schema, "error": err.Error()})
 		}
 	}()
 	cache, err := host.CacheDir("")
@@ -140,10 +154,15 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 		in.output = filepath.Join(dir, "output")
 	}
 	progress := view.Choose(stderr, false, os.Getenv)
-	if in.json {
+	switch {
+	case in.json:
 		progress = view.JSON(stdout)
+	case in.timestamps:
+		progress = view.Plain(view.Stamped(stderr))
 	}
-	p, err := pipelines.New(ctx, e, in.config, pipelines.Options{Output: in.output, Cache: cache, Lock: lock, Observe: progress.Event, Credentials: in.credentials, Signer: in.signer})
+	options := pipelines.Options{Output: in.output, Cache: cache, Lock: lock, Observe: progress.Event, Credentials: in.credentials, Signer: in.signer, DryRun: in.dryRun, Origins: in.origins}
+	options.Branch, options.Tag = ciRef(os.Getenv, e.Source().Commit)
+	p, err := pipelines.New(ctx, e, in.config, options)
 	if err == nil {
 		defer func() { err = errors.Join(err, p.Close()) }()
 		switch {
@@ -168,10 +187,15 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	case c.name == "init":
 		return initialise(stdout, in, p)
 	case c.run == nil && in.json:
-		return json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "plan": p.Plan, "platforms": p.Record.Platforms})
+		return json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "schema": view.Schema, "plan": p.Plan, "platforms": p.Record.Platforms})
 	case c.run == nil:
 		return out.plan(wrote, lock.Changes(before))
 	}
+	reports, err := formats.Write(p, inRepository(in.source, os.Getenv))
+	if err != nil {
+		return err
+	}
+	writePage(in, p, e.Source().FS, stderr)
 	kept, err := p.Finish()
 	if err != nil {
 		return err
@@ -179,13 +203,20 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	if c.name == "kube" && !in.json && p.Record.Verdict == pipelines.Passed {
 		return out.file("kube.yaml")
 	}
+	services := stdout
 	if in.json {
-		err = json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "verdict": p.Record.Verdict, "record": p.Record})
+		services = stderr
+		err = json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "schema": view.Schema, "verdict": p.Record.Verdict, "record": p.Record})
 	} else {
 		if lockErr != nil {
 			fmt.Fprintf(stderr, "note: %s cannot be written (%v): the next run resolves anew\n", pipelines.LockFile, reason(lockErr))
 		}
+		resume := quiet(stdout, os.Getenv)
 		err = out.summary(wrote, kept)
+		resume()
+	}
+	if err == nil {
+		tellServices(services, out, reports, os.Getenv)
 	}
 	if err == nil && p.Record.Verdict != pipelines.Passed {
 		err = errVerdict
@@ -203,7 +234,7 @@ func reason(err error) error {
 // ownFiles are what slipway itself writes into the source.
 func (in *input) ownFiles() []string {
 	var names []string
-	for _, name := range pipelines.OutputNames(in.output) {
+	for _, name := range append(pipelines.OutputNames(in.output), in.records...) {
 		if source, err := filepath.EvalSymlinks(in.source); err == nil {
 			if rel, err := filepath.Rel(source, name); err == nil && filepath.IsLocal(rel) {
 				names = append(names, filepath.ToSlash(rel))
@@ -211,13 +242,4 @@ func (in *input) ownFiles() []string {
 		}
 	}
 	return names
-}
-
-func printVersion(w io.Writer) error {
-	version := "(devel)"
-	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
-		version = b.Main.Version
-	}
-	_, err := fmt.Fprintf(w, "slipway %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	return err
 }

@@ -68,8 +68,8 @@ func TestEnginesAgree(t *testing.T) {
 
 var smokeDetail = regexp.MustCompile(` after \d+ ms| \((runc|crun|namespaces|service)\)`)
 
-// withoutEngine is a run record without what may differ between engines: their names, times, how toolchains
-// come, and how the smoke run is isolated. Tasks are in the order in which they ended.
+// withoutEngine is a run record without what may differ between engines: their names, versions and environments, times
+// and the files that hold them, how toolchains come, and how the smoke run is isolated. Tasks are in the order in which they ended.
 func withoutEngine(v any) any {
 	switch v := v.(type) {
 	case string:
@@ -79,7 +79,8 @@ func withoutEngine(v any) any {
 		kept := map[string]any{}
 		for key, x := range v {
 			switch key {
-			case "engine", "started_ms", "elapsed_ms", "checksum", "verified_by", "isolation", "time", "started", "max_memory", "ready_ms", "starts_us", "stopped_ms":
+			case "engine", "started_ms", "elapsed_ms", "checksum", "verified_by", "isolation", "time", "started", "max_memory", "ready_ms", "starts_us", "stopped_ms",
+				"engine_version", "environment", "lock", "test.json", "junit.xml", "provenance.json":
 			default:
 				kept[key] = withoutEngine(x)
 			}

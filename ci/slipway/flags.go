@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -33,7 +32,15 @@ type input struct {
 	ci          string // service that init writes a job for
 	force       bool
 	explain     bool     // what the image is made of
+	dryRun      bool     // publish only asks what would travel
+	timestamps  bool     // progress with the time
 	given       []string // the flags that were given, for repeating the run
+	origins     map[string]string
+	// Records that explain and reproduce are about, and what comes of the one.
+	records      []string
+	reproduction *pipelines.Reproduction
+	keep         bool   // what reproduce writes
+	outputFile   string // of report
 }
 
 // flagSet defines the flags. Those of the configuration are bound to c, whose values are the defaults.
@@ -43,6 +50,8 @@ type flagSet struct {
 	signKey, signPassword, keyFile string
 	ci                             string
 	json, update, force, explain   bool
+	dryRun, timestamps             bool
+	outputFile                     string
 }
 
 func newFlagSet(name string, c *pipelines.Config) *flagSet {
@@ -105,6 +114,13 @@ func newFlagSet(name string, c *pipelines.Config) *flagSet {
 	f.BoolVar(&c.Fresh, "fresh", c.Fresh, "do everything again, also what an earlier run has done with the same inputs")
 	f.IntVar(&c.Parallel, "parallel", c.Parallel, "`number` of commands that run at the same time (default what cores and memory allow)")
 	f.BoolVar(&f.json, "json", false, "print events and the run record as JSON, one object a line")
+	f.BoolVar(&f.timestamps, "timestamps", false, "print progress as in a log, each line with the time in UTC")
+	if name == "publish" || name == "all" {
+		f.BoolVar(&f.dryRun, "dry-run", false, "do everything but publish: show what would travel and which tags would move")
+	}
+	if name == "report" {
+		f.StringVar(&f.outputFile, "output-file", "", "`file` to write, - for standard output (default report.html or comparison.html beside the record)")
+	}
 	if name == "verify" {
 		f.StringVar(&f.keyFile, "key", "", "for a published image: `where` the public key is that its signatures must be of: a file, or env:NAME")
 	}
@@ -158,6 +174,16 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 	}
 	in := &input{}
 	switch {
+	case c.name == "report":
+		return in.forReport(first, config.Previous)
+	case c.name == "reproduce" || c.name == "explain":
+		if err := arguments(c, first.Args()); err != nil {
+			return nil, err
+		}
+		in.records, in.json = first.Args(), first.json
+		if c.name == "explain" {
+			return in, nil
+		}
 	case c.name == "verify" && first.NArg() == 1:
 		// In a script, an empty one is a variable that was not set. Nothing else may be verified in its place.
 		if in.reference, in.rebuild = first.Arg(0), first.Changed("source"); in.reference == "" {
@@ -173,7 +199,11 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 		return nil, err
 	}
 	// Paths in the file are relative to it, paths on the command line to the working directory.
+	in.origins = pipelines.ConfigOrigins(in.source, config.Profile)
 	config, err = pipelines.ReadConfig(in.source, config.Profile)
+	if c.name == "reproduce" {
+		config, err = in.recorded(first, config.Output)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +227,13 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 		} else {
 			in.given = append(in.given, flag.Name+"="+strings.Trim(flag.Value.String(), "[]"))
 		}
+		in.origins[keyOf(flag.Name)] = "flag"
 	})
+	if in.reproduction != nil {
+		if config, err = in.reproduction.Check(config, f.Changed); err != nil {
+			return nil, err
+		}
+	}
 	cwd, err := os.Getwd()
 	if err != nil {
 		return nil, err
@@ -205,6 +241,7 @@ func parse(c *command, args []string, stdout io.Writer) (*input, error) {
 	config.SetDir(cwd)
 	config.Output = ""
 	in.config, in.json, in.update, in.ci, in.force, in.explain = config, f.json, f.update, f.ci, f.force, f.explain
+	in.dryRun, in.timestamps = f.dryRun, f.timestamps
 	for _, name := range []string{"username", "password"} {
 		if flag := f.Lookup(name); flag.Changed && flag.Value.String() == "" {
 			return nil, fault.Usagef("Is a variable empty?", "--%s names nothing", name)
@@ -319,29 +356,4 @@ func credentials(username, password string) (pipelines.Credentials, error) {
 	b, err := readPlace("password", password, false, next)
 	c.Password = strings.TrimRight(string(b), "\r\n")
 	return c, err
-}
-
-func printUsage(w io.Writer) error {
-	var b strings.Builder
-	b.WriteString(`slipway tests, builds, verifies, packs, tries and publishes a Go program.
-
-Usage: slipway COMMAND [--flag=value ...]
-
-`)
-	for _, c := range commands {
-		fmt.Fprintf(&b, "  %-9s %s\n", c.name, c.summary)
-	}
-	b.WriteString(`
-Each stage runs the ones that it needs: vet, test and vuln stand alone, then build, verify, image, smoke, attest, publish.
-Everything but secrets is also a key of slipway.yaml under the same name. ` + "`slipway COMMAND --help`" + ` lists the flags.
-
-Exit codes: 0 good, 1 a stage failed, 2 wrong usage or configuration, 3 the environment failed, 130 interrupted.
-`)
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-func printHelp(w io.Writer, c *command, f *flagSet) error {
-	_, err := fmt.Fprintf(w, "slipway %s: %s\n\nExample: %s\n\nFlags:\n%s", c.name, c.summary, c.example, f.FlagUsagesWrapped(100))
-	return err
 }

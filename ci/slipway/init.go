@@ -121,7 +121,8 @@ func configText(p *pipelines.Pipeline) []byte {
 #   probes:
 #     - args: [--version]
 #     - http: /healthz
-# to: [registry.example/team/` + p.Plan.Name + `:1.0.0]
+# to: [registry.example/team/` + p.Plan.Name + `]
+# publish: {tags: [semver, commit, branch], latest: main}
 `)
 	}
 	return []byte(b.String())

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -23,6 +24,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+var frozen sync.Map // addresses of registries
+
 // startRegistry starts a registry that lasts as long as the script and sets REGISTRY to its address. It is
 //
 //	registry                 open to everybody
@@ -30,10 +33,16 @@ import (
 //	registry refuse          closed to the unknown, and to be read only; repeats in its answer what it was sent
 //	registry dies            gone for good after the first blob has arrived
 //	registry debian          Debian's docker-registry, a program of its own
+//
+// registry freeze lets the one that runs fail everything that is no question from now on.
 func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	kind := strings.Join(args, " ")
 	if neg || len(args) > 2 {
 		ts.Fatalf("usage: registry [USER PASSWORD | refuse | dies | debian]")
+	}
+	if kind == "freeze" {
+		frozen.Store(ts.Getenv("REGISTRY"), true)
+		return
 	}
 	if kind == "debian" {
 		startDebian(ts)
@@ -48,7 +57,10 @@ func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		user, password, known := r.BasicAuth()
 		status := 0
+		_, closed := frozen.Load(server.Listener.Addr().String())
 		switch {
+		case closed && r.Method != http.MethodGet && r.Method != http.MethodHead:
+			status = http.StatusMethodNotAllowed
 		case len(args) == 2 && (user != args[0] || password != args[1]), kind == "refuse" && !known:
 			status = http.StatusUnauthorized
 			w.Header().Set("WWW-Authenticate", `Basic realm="scripts"`)

@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 //	unchanged PATH...             ... which must not have changed since
 //	value VARIABLE FILE KEY...    sets a variable to what stands in a JSON file at a key such as image.digest
 //	objects FILE                  every line of the file must be a JSON object
+//	events FILE                   every line of the file must be as docs/formats.md describes those of --json
 //	[!] equal A B                 compares two words
 //	[!] found TEXT PATH...        looks for a text in files, in compressed ones too
 //	registry [refuse|dies|USER]   starts a registry, whose address is $REGISTRY (see there)
@@ -53,7 +54,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "fixture": fixture, "locked": locked(env), "remember": remember, "unchanged": unchanged,
-			"value": value, "less": less, "equal": equal, "objects": objects, "found": found, "registry": startRegistry, "tag": tagDigest, "disk": disk, "key": keyPair,
+			"value": value, "less": less, "equal": equal, "objects": objects, "events": events, "found": found, "registry": startRegistry, "tag": tagDigest, "disk": disk, "key": keyPair,
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {

@@ -137,6 +137,7 @@ func (o *printer) summary(wroteLock, kept bool) error {
 		o.try(report.Sizes(o.w, r.Sizes))
 		o.printf("\n")
 	}
+	o.try(report.DryRun(o.w, r.DryRun))
 	o.lock(wroteLock)
 	if slices.ContainsFunc(r.Stages, func(s *pipelines.StageRecord) bool {
 		return s.Name == o.command && s.Verdict == pipelines.NotRun
@@ -150,7 +151,19 @@ func (o *printer) summary(wroteLock, kept bool) error {
 		return o.err
 	}
 	o.try(report.Failures(o.w, r, o.repeat))
+	o.printf("\n  to reproduce it, here or on another machine:\n    %s\n", o.reproduce(output))
 	return o.err
+}
+
+// reproduce is the command line that reproduces the run.
+func (o *printer) reproduce(output string) string {
+	words := []string{"slipway", "reproduce", quote(filepath.ToSlash(filepath.Join(output, "run.json")))}
+	for _, given := range o.in.given {
+		if strings.HasPrefix(given, "source=") {
+			words = append(words, quote("--"+given))
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // repeat is the command line that runs a stage again as it ran, narrowed to one failure.
@@ -158,7 +171,7 @@ func (o *printer) repeat(stage string, narrow map[string]string) string {
 	words := []string{"slipway", stage}
 	for _, given := range o.in.given {
 		name, _, _ := strings.Cut(given, "=")
-		if _, ok := narrow[name]; !ok && name != "json" && (name != "to" || stage == "publish") {
+		if _, ok := narrow[name]; !ok && name != "json" && name != "timestamps" && (name != "to" && name != "dry-run" || stage == "publish") {
 			words = append(words, quote("--"+given))
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	engine "github.com/slipway-ci/slipway/pipelines/engine/dagger"
 	"github.com/slipway-ci/slipway/pipelines/fault"
 	"github.com/slipway-ci/slipway/pipelines/report"
+	"github.com/slipway-ci/slipway/pipelines/report/formats"
 	"github.com/slipway-ci/slipway/pipelines/sign"
 )
 
@@ -84,7 +85,7 @@ func (m *Slipway) start(ctx context.Context, source *dagger.Directory, asked cal
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
-	options := pipelines.Options{Output: filepath.Join(dir, "dist"), Cache: filepath.Join(dir, "cache"), Observe: show, Credentials: asked.login}
+	options := pipelines.Options{Output: filepath.Join(dir, "dist"), Cache: filepath.Join(dir, "cache"), Observe: show, Credentials: asked.login, Origins: pipelines.ConfigOrigins(tree, m.Profile)}
 	if options.Signer, err = m.signer(ctx); err != nil {
 		return nil, err
 	}
@@ -94,6 +95,9 @@ func (m *Slipway) start(ctx context.Context, source *dagger.Directory, asked cal
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
 	if err := run(p, ctx); err != nil {
+		return nil, err
+	}
+	if _, err := formats.Write(p, ""); err != nil {
 		return nil, err
 	}
 	if _, err := p.Finish(); err != nil {

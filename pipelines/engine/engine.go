@@ -64,6 +64,12 @@ type Source struct {
 	Time time.Time
 	// Dirty tells that the tree differs from Commit.
 	Dirty bool
+	// Changed are the files in which it does, sorted.
+	Changed []string
+	// Tags are the names of git's tags that point at Commit, sorted; Branch is the one that is checked out, empty
+	// if none is. Both differ from clone to clone, so nothing that has a digest may depend on them.
+	Tags   []string
+	Branch string
 }
 
 // File is one file of a source tree.

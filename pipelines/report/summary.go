@@ -51,6 +51,9 @@ func Artefacts(t *Table, r *pipelines.Record) {
 	for _, x := range r.Published {
 		reference, _, _ := strings.Cut(x.Reference, "@")
 		t.Row("pushed", reference, Bytes(x.SentBytes), x.Digest)
+		for _, tag := range x.Tags {
+			t.Row("tag", tag.Name, tag.State, later(tag))
+		}
 	}
 }
 
@@ -58,7 +61,7 @@ func Artefacts(t *Table, r *pipelines.Record) {
 const maxFailures = 20
 
 // Failures writes what failed, where, and how to repeat it. repeat gives the command line that runs a stage
-// again, narrowed to one failure by settings such as go-versions.
+// again, narrowed to one failure by settings such as go-versions; nil gives none.
 func Failures(w io.Writer, r *pipelines.Record, repeat func(stage string, narrow map[string]string) string) error {
 	p := &printer{w: w}
 	for _, s := range r.Stages {
@@ -98,6 +101,9 @@ func (p *printer) stage(s *pipelines.StageRecord, repeat func(string, map[string
 		}
 		if f.Next != "" {
 			p.printf("    %s\n", f.Next)
+		}
+		if repeat == nil {
+			continue
 		}
 		if r := repeat(s.Name, f.Repeat); !slices.Contains(repeats, r) {
 			repeats = append(repeats, r)

@@ -34,6 +34,27 @@ func Clean(s string) string {
 	return strings.Join(strings.Fields(s), " ")
 }
 
+// CleanText is Clean for text of several lines: line feeds, tabs and indentation stay.
+func CleanText(s string) string {
+	s = sequence.ReplaceAllString(strings.ToValidUTF8(s, "\uFFFD"), "")
+	return CleanRunes(strings.ReplaceAll(s, "\r\n", "\n"))
+}
+
+// CleanRunes drops the invisible format characters of s and replaces control characters but line feed and tab.
+func CleanRunes(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return r
+		case unicode.Is(unicode.Cf, r):
+			return -1
+		case unicode.IsControl(r):
+			return '\uFFFD'
+		}
+		return r
+	}, s)
+}
+
 // Bytes is a size as people say it: 1234567 is "1.2 MB".
 func Bytes(n int64) string {
 	const units = "kMGTPE"

@@ -33,6 +33,17 @@ func TestClean(t *testing.T) {
 	}
 }
 
+func TestCleanText(t *testing.T) {
+	for in, want := range map[string]string{
+		"\ta  b\r\n\x1b[1;31mred\x1b[m\n": "\ta  b\nred\n",
+		"a\x00b\rc\u009b2J":               "a\uFFFDb\uFFFDc\uFFFD2J",
+		"\x1b[31":                         "\uFFFD[31",
+		"\u202etxt\u202c\u200b\ufeff\xff": "txt\uFFFD",
+	} {
+		require.Equal(t, want, CleanText(in), "%q", in)
+	}
+}
+
 func FuzzClean(f *testing.F) {
 	f.Add(nasty)
 	f.Fuzz(func(t *testing.T, s string) {

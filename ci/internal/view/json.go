@@ -8,6 +8,10 @@ import (
 	"github.com/slipway-ci/slipway/pipelines"
 )
 
+// Schema is the version of what JSON writes. It stands in the first line and in the last one, which the caller
+// writes; docs/formats.md describes both and what is between.
+const Schema = 1
+
 // JSON is the view for programs: each event as it is, one JSON object per line.
 func JSON(w io.Writer) View {
 	encoder := json.NewEncoder(w)
@@ -19,14 +23,23 @@ func JSON(w io.Writer) View {
 type jsonLines struct {
 	mu      sync.Mutex
 	encoder *json.Encoder
+	begun   bool
 	closed  bool
 }
 
 func (j *jsonLines) Event(e pipelines.Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if !j.closed {
+	switch {
+	case j.closed:
+	case j.begun:
 		_ = j.encoder.Encode(e)
+	default:
+		j.begun = true
+		_ = j.encoder.Encode(struct {
+			Schema int `json:"schema"`
+			pipelines.Event
+		}{Schema, e})
 	}
 }
 

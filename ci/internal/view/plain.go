@@ -13,7 +13,7 @@ import (
 const stillRunning = 30 * time.Second
 
 // Plain is the view for logs: one line for each task that ends, for each note, and every 30 seconds for
-// each task that still runs. It writes no escape codes and no times of day, which CI systems add.
+// each task that still runs. It writes no escape codes, and no times of day, which CI systems add: see [Stamped].
 func Plain(w io.Writer) View {
 	p := newPlain(w, time.Now)
 	p.wait.Go(func() {
@@ -111,4 +111,18 @@ func (p *plain) line(word, name, elapsed, detail string) {
 // write writes a line at once, so that the lines of other writers to the same log stay whole.
 func (p *plain) write(line string) {
 	_, _ = io.WriteString(p.w, line+"\n")
+}
+
+// Stamped is a writer for Plain, whose lines begin with the time in UTC.
+func Stamped(w io.Writer) io.Writer { return stamped{w, time.Now} }
+
+type stamped struct {
+	w   io.Writer
+	now func() time.Time
+}
+
+// Write expects a whole line, as Plain writes it.
+func (s stamped) Write(line []byte) (int, error) {
+	_, err := s.w.Write(append([]byte(s.now().UTC().Format(time.RFC3339)+" "), line...))
+	return len(line), err
 }

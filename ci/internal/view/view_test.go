@@ -116,6 +116,15 @@ func TestPlain(t *testing.T) {
 	require.NotContains(t, b.String(), "\x1b")
 }
 
+func TestStamped(t *testing.T) {
+	var b bytes.Buffer
+	p := newPlain(stamped{&b, func() time.Time { return newClock().In(time.FixedZone("", 3600)) }}, newClock().now)
+	p.Event(done("a", pipelines.Passed, second, "fine"))
+	p.Event(notice("a", "two\nlines"))
+	p.Close()
+	require.Equal(t, "2024-02-29T12:00:00Z ok    a                      1.0s  fine\n2024-02-29T12:00:00Z note: a: two lines\n", b.String())
+}
+
 func TestJSON(t *testing.T) {
 	var b bytes.Buffer
 	v := JSON(&b)

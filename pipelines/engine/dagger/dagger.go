@@ -54,6 +54,7 @@ type Engine struct {
 	// run sets commands apart from those of earlier runs which the engine must not answer from its cache.
 	run      string
 	platform string
+	version  string // of the Dagger engine
 
 	mu      sync.Mutex
 	images  map[string]string // exact release to the image's reference with its digest
@@ -114,6 +115,7 @@ func (e *Engine) open(ctx context.Context, dir string) error {
 	if semver.IsValid(version) && semver.Compare(version, oldestEngine) < 0 {
 		return fault.Environmentf(nil, "Update the Dagger engine and the dagger command.", "the Dagger engine is %s, slipway needs %s", version, oldestEngine)
 	}
+	e.version = version
 	platform, err := e.client.DefaultPlatform(ctx)
 	if err != nil {
 		return e.fault(ctx, err, "the Dagger engine")

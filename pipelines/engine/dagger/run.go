@@ -192,7 +192,7 @@ func (e *Engine) prepare(c engine.Command, root string) (*dagger.Container, erro
 		WithWorkdir(dir).
 		WithEnvVariable("HOME", homeDir).WithEnvVariable("GOPATH", homeDir+"/go").WithEnvVariable("GOMODCACHE", modCache).
 		WithEnvVariable("GOENV", "off").WithEnvVariable("GOFLAGS", "").WithEnvVariable("GOTOOLCHAIN", "local").WithEnvVariable("GOWORK", "off").
-		WithEnvVariable("GO111MODULE", "on").WithEnvVariable("LANG", "C.UTF-8").WithEnvVariable("TZ", "UTC").WithEnvVariable("CGO_ENABLED", cgo)
+		WithEnvVariable("GO111MODULE", "on").WithEnvVariable("LANG", "C.UTF-8").WithEnvVariable("TZ", "UTC").WithEnvVariable("CGO_ENABLED", cgo) // [Engine.Describe] has them too
 	if c.Relocate {
 		ctr = ctr.WithEnvVariable("GOCACHE", emptyCache)
 	} else {

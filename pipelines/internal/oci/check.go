@@ -44,3 +44,15 @@ func CheckMirror(from, to string) error {
 	}
 	return nil
 }
+
+// Remote tells whether a target of [Push] is in a registry of somebody else.
+func Remote(target string) bool {
+	kind, _, _ := strings.Cut(target, ":")
+	return target != "embedded" && kind != "oci" && kind != "tar"
+}
+
+// Untagged tells whether a target of [Push] is a repository in a registry, without a tag.
+func Untagged(target string) bool {
+	_, tags, err := parseTarget(target, nil)
+	return Remote(target) && err == nil && len(tags) == 0
+}

@@ -47,7 +47,14 @@ func pushEmbedded(ctx context.Context, l *layout, o PushOptions) (result *Pushed
 	if len(o.Tags) == 0 {
 		target += ":embedded"
 	}
-	return pushRegistry(ctx, l, target, o)
+	p, err := newPush(ctx, l, target, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.prepare(ctx); err != nil {
+		return nil, err
+	}
+	return (&Publication{push: p}).complete(ctx)
 }
 
 // embedded is a registry with its blobs on disk. The library's own registry does the rest, but would hold

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -22,9 +21,12 @@ import (
 type PushOptions struct {
 	// Tags are tags to move besides the one in the target.
 	Tags []string
-	// MayMove decides whether a tag that points at have may be moved to want; both are digests. Without
-	// it, no tag that exists is moved.
+	// MayMove decides whether a tag that points at have may be moved to want; both are digests. have is empty
+	// in the question whether the tag may ever be moved. Without it, no tag that exists is moved.
 	MayMove func(tag, have, want string) bool
+	// Behind is asked for those tags that only ever go forward, with all tags that the repository has. It
+	// returns the tag of a later version, and then theirs is left as it is; empty lets it be moved.
+	Behind map[string]func(existing []string) string
 	// Auth is for the registry.
 	Auth Auth
 	// Jobs is how many blobs travel at the same time; zero means four.
@@ -67,8 +69,11 @@ type Tag struct {
 	Name string `json:"name"`
 	// Before is the digest that it pointed at before, empty if it did not exist.
 	Before string `json:"before,omitempty"`
-	// State is "created", "moved" or "unchanged".
+	// State is "created", "moved", "unchanged", "kept" (not moved, as there is a later version) or, where
+	// nothing is sent, "refused".
 	State string `json:"state"`
+	// Behind is the tag of the later version.
+	Behind string `json:"behind,omitempty"`
 }
 
 // Amount counts objects and bytes.
@@ -92,6 +97,16 @@ func (e *TagExistsError) Error() string {
 }
 
 func (e *TagExistsError) Unwrap() error { return ErrTagExists }
+
+// A RaceError says that another run has moved a tag while ours was under way.
+type RaceError struct {
+	// Tag is the whole reference; Have is the digest that it points at now, Want the one to publish.
+	Tag, Have, Want string
+}
+
+func (e *RaceError) Error() string {
+	return fmt.Sprintf("another run has moved tag %s meanwhile: it is %s now, to be published is %s", e.Tag, e.Have, e.Want)
+}
 
 // A PushError says that a registry failed while something was published.
 type PushError struct {
@@ -134,30 +149,91 @@ func (e *PushError) Unwrap() error { return e.Err }
 //	tar:FILE                  an archive that "docker load" takes, of one platform
 //	embedded                  a registry of our own that ends with the call, to try it all out
 //
-// For a registry, the tags are looked at first; one that points at other content and may not be moved is an
-// error before anything travels. Then every blob in the layout is verified, those that the registry does
-// not have travel, and the manifests after them. Then everything is fetched again by digest and compared.
-// Then come the artifacts, which are fetched again too. Only then are the tags moved, and their digests compared. Where all tags point at the content already,
-// it is only fetched and compared.
+// The errors are those of Prepare, Publication.Send and Publication.Finish, which it calls.
+func Push(ctx context.Context, layoutDir, target string, o PushOptions) (*Pushed, error) {
+	x, err := Prepare(ctx, layoutDir, target, o)
+	if err != nil {
+		return nil, err
+	}
+	return x.complete(ctx)
+}
+
+func (x *Publication) complete(ctx context.Context) (*Pushed, error) {
+	if _, err := x.Send(ctx, nil); err != nil {
+		return nil, err
+	}
+	return x.Finish(ctx)
+}
+
+// A Publication is a layout on its way to one target. Those that want to publish to several, and to all or
+// none, take each step with all of them.
+type Publication struct {
+	push  *push                                      // to a registry
+	local func(ctx context.Context) (*Pushed, error) // to anything else
+}
+
+// Prepare looks at the target and changes nothing: a tag that points at other content and may not be moved is
+// an error before anything travels.
 //
 // The errors to tell apart are *TagExistsError, *RefusedError (credentials), *DigestError (what was fetched
 // is not what was sent, or the layout is damaged) and *PushError (anything else about a registry); the last
-// wraps the others once anything may have been sent.
-func Push(ctx context.Context, layoutDir, target string, o PushOptions) (*Pushed, error) {
+// wraps the others, and *RaceError, once anything may have been sent.
+func Prepare(ctx context.Context, layoutDir, target string, o PushOptions) (*Publication, error) {
 	l, err := openLayout(layoutDir)
 	if err != nil {
 		return nil, err
 	}
 	if dir, ok := strings.CutPrefix(target, "oci:"); ok {
-		return pushLayout(ctx, l, dir, o)
+		_, err := replaceable(dir)
+		return &Publication{local: func(ctx context.Context) (*Pushed, error) { return pushLayout(ctx, l, dir, o) }}, err
 	}
 	if file, ok := strings.CutPrefix(target, "tar:"); ok {
-		return pushTar(ctx, l, file, o)
+		return &Publication{local: func(ctx context.Context) (*Pushed, error) { return pushTar(ctx, l, file, o) }}, nil
 	}
 	if target == "embedded" {
-		return pushEmbedded(ctx, l, o)
+		return &Publication{local: func(ctx context.Context) (*Pushed, error) { return pushEmbedded(ctx, l, o) }}, nil
 	}
-	return pushRegistry(ctx, l, target, o)
+	p, err := newPush(ctx, l, target, o)
+	if err != nil {
+		return nil, err
+	}
+	return &Publication{push: p}, p.prepare(ctx)
+}
+
+// Remote tells whether the target is a registry. To any other, Send sends nothing and Finish does all.
+func (x *Publication) Remote() bool { return x.push != nil }
+
+// Send brings everything to a registry but the tags. Every blob in the layout is verified, those that the
+// registry does not have travel, and the manifests after them. Then everything is fetched again by digest
+// and compared; where all tags point at the content already, only that is done. Then come the artifacts,
+// which are fetched again too. It tells what is at the registry now.
+// progress, if not nil, takes the place of PushOptions.Progress.
+func (x *Publication) Send(ctx context.Context, progress func(done, total int64)) (*Pushed, error) {
+	if x.push == nil {
+		return nil, nil
+	}
+	if progress != nil {
+		x.push.o.Progress = progress
+	}
+	return &x.push.result, x.push.deliver(ctx)
+}
+
+// Finish moves the tags and compares their digests.
+//
+// Registries have no way to move a tag only if nobody else has, so this is what is done about others who
+// publish to the same tags at the same time. Each tag is looked at again right before it is moved; if it is
+// not what it was at first, that is a *RaceError. Tags that may not be moved come first; when they are new,
+// they are looked at once more after a while, before any other tag is moved. At the end all are looked at
+// again. Whoever moves a tag last therefore sees all that there is, and says so if it is not all of one run.
+func (x *Publication) Finish(ctx context.Context) (*Pushed, error) {
+	if x.push == nil {
+		return x.local(ctx)
+	}
+	if err := x.push.moveTags(ctx); err != nil {
+		return nil, err
+	}
+	x.push.result.Tags = x.push.states
+	return &x.push.result, nil
 }
 
 // parseTarget splits a target into a repository and tags. Without any tag there are none: that "latest" is
@@ -192,17 +268,20 @@ func parseTarget(target string, more []string) (name.Repository, []name.Tag, err
 // push is one publication to a registry.
 type push struct {
 	*session
-	l      *layout
-	o      PushOptions
-	tags   []name.Tag
-	states []Tag
+	l         *layout
+	o         PushOptions
+	tags      []name.Tag
+	states    []Tag
+	looked    []bool // the registry said at first what the tag points at
+	fixed     int    // how many tags, the first ones, may never be moved
+	unchanged bool   // there is at least one tag, and all of them are where they should be
 
 	mu     sync.Mutex
 	result Pushed
 	done   int64
 }
 
-func pushRegistry(ctx context.Context, l *layout, target string, o PushOptions) (*Pushed, error) {
+func newPush(ctx context.Context, l *layout, target string, o PushOptions) (*push, error) {
 	repo, tags, err := parseTarget(target, o.Tags)
 	if err != nil {
 		return nil, err
@@ -214,79 +293,42 @@ func pushRegistry(ctx context.Context, l *layout, target string, o PushOptions) 
 	if o.Jobs <= 0 {
 		o.Jobs = 4
 	}
-	p := &push{session: s, l: l, o: o, tags: tags, states: make([]Tag, len(tags))}
-	p.result.Digest = l.top.desc.Digest.String()
-	p.result.Reference = repo.Digest(p.result.Digest).Name()
-
-	unchanged, err := p.lookAtTags(ctx)
-	if err != nil {
-		return nil, err
+	want := l.top.desc.Digest.String()
+	fixed := func(t name.Tag) bool { return o.MayMove == nil || !o.MayMove(t.TagStr(), "", want) }
+	slices.SortStableFunc(tags, func(a, b name.Tag) int {
+		switch {
+		case fixed(a) == fixed(b):
+			return 0
+		case fixed(a):
+			return -1
+		}
+		return 1
+	})
+	p := &push{session: s, l: l, o: o, tags: tags, states: make([]Tag, len(tags)), looked: make([]bool, len(tags))}
+	for p.fixed < len(tags) && fixed(tags[p.fixed]) {
+		p.fixed++
 	}
-	if unchanged {
-		p.result.Present = Amount{len(l.blobs) + len(l.documents()), l.size()}
-		p.progress(l.size())
+	p.result.Digest, p.result.Reference = want, repo.Digest(want).Name()
+	return p, nil
+}
+
+// deliver sends what is missing, and fetches everything again.
+func (p *push) deliver(ctx context.Context) error {
+	if p.unchanged {
+		p.result.Present = Amount{len(p.l.blobs) + len(p.l.documents()), p.l.size()}
+		p.progress(p.l.size())
 	} else {
-		if err := l.verify(ctx); err != nil {
-			return nil, err
+		if err := p.l.verify(ctx); err != nil {
+			return err
 		}
 		if err := p.send(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := p.readBack(ctx); err != nil {
-		return nil, err
-	}
-	if err := p.attach(ctx); err != nil {
-		return nil, err
-	}
-	if err := p.moveTags(ctx); err != nil {
-		return nil, err
-	}
-	p.result.Tags = p.states
-	return &p.result, nil
-}
-
-// lookAtTags notes what the tags point at and whether they may be moved. It tells whether there is at least
-// one tag and all of them are where they should be.
-func (p *push) lookAtTags(ctx context.Context) (unchanged bool, err error) {
-	unchanged = len(p.tags) > 0
-	for i, tag := range p.tags {
-		if err := p.lookAt(ctx, i); err != nil {
-			// Some registries forbid the question where the repository does not exist yet. They are asked
-			// again before the tag is moved, and then it does.
-			_, exists := errors.AsType[*TagExistsError](err)
-			_, refused := errors.AsType[*RefusedError](err)
-			switch {
-			case exists, refused && statusOf(err) != http.StatusForbidden:
-				return false, err
-			case !refused:
-				return false, p.failed("looking at tag "+tag.TagStr(), 0, err)
-			}
-			p.states[i] = Tag{Name: tag.TagStr(), State: "created"}
-		}
-		unchanged = unchanged && p.states[i].State == "unchanged"
-	}
-	return unchanged, nil
-}
-
-func (p *push) lookAt(ctx context.Context, i int) error {
-	tag, want := p.tags[i], p.l.top.desc.Digest
-	have, found, err := p.head(ctx, tag)
-	if err != nil {
 		return err
 	}
-	state := Tag{Name: tag.TagStr(), State: "created"}
-	if found {
-		state.Before, state.State = have.String(), "unchanged"
-		if have != want {
-			state.State = "moved"
-			if p.o.MayMove == nil || !p.o.MayMove(tag.TagStr(), have.String(), want.String()) {
-				return &TagExistsError{Tag: tag.Name(), Have: have.String(), Want: want.String()}
-			}
-		}
-	}
-	p.states[i] = state
-	return nil
+	return p.attach(ctx)
 }
 
 // failed makes an error that says what has become of the tags; the first so many were moved.
@@ -294,7 +336,7 @@ func (p *push) failed(step string, moved int, err error) *PushError {
 	e := &PushError{Registry: p.repo.RegistryStr(), Step: step, Err: err}
 	for i, state := range p.states {
 		switch {
-		case state.State == "unchanged":
+		case state.State == "unchanged", state.State == "kept":
 		case i < moved:
 			e.Moved = append(e.Moved, p.tags[i].TagStr())
 		default:
@@ -388,71 +430,6 @@ func (p *push) readBack(ctx context.Context) error {
 	}
 	p.result.ReadBack = Amount{len(p.l.blobs) + len(p.l.documents()), p.l.size()}
 	return nil
-}
-
-// moveTags points the tags at what was published. Each is looked at once more before it is moved: another
-// run may have published meanwhile.
-func (p *push) moveTags(ctx context.Context) error {
-	for i, tag := range p.tags {
-		if p.states[i].State != "unchanged" {
-			if err := p.lookAt(ctx, i); err != nil {
-				return p.failed("looking at tag "+tag.TagStr(), i, err)
-			}
-		}
-		var putErr error
-		if p.states[i].State != "unchanged" {
-			putErr = p.try(ctx, func() error { return p.pusher.Put(ctx, tag, taggable{p.l.top}) })
-		}
-		// Also after a failure: the registry may have done it before it went away.
-		got, err := p.tagged(ctx, tag)
-		switch want := p.l.top.desc.Digest; {
-		case err == nil && got == want:
-		case putErr != nil && err != nil:
-			e := p.failed("moving tag "+tag.TagStr(), i, putErr)
-			e.NotMoved = slices.DeleteFunc(e.NotMoved, func(t string) bool { return t == tag.TagStr() })
-			e.Unknown = tag.TagStr()
-			return e
-		case putErr != nil:
-			return p.failed("moving tag "+tag.TagStr(), i, putErr)
-		case err != nil:
-			return p.failed("reading back tag "+tag.TagStr(), i+1, err)
-		default:
-			mismatch := &DigestError{What: "tag " + tag.Name(), Want: want.String(), Got: got.String()}
-			if got == (v1.Hash{}) {
-				mismatch.Got, mismatch.Err = "", errors.New("there is no such tag")
-			}
-			return p.failed("reading back tag "+tag.TagStr(), i+1, mismatch)
-		}
-	}
-	return nil
-}
-
-// tagged fetches what a tag points at and returns the digest of that content, whatever the registry says
-// that the digest is; without such a tag it is empty. The tag may take a moment to arrive everywhere in a
-// large registry.
-func (p *push) tagged(ctx context.Context, tag name.Tag) (got v1.Hash, err error) {
-	for attempt := range 3 {
-		got = v1.Hash{}
-		err = p.try(ctx, func() error {
-			d, err := p.puller.Get(ctx, tag)
-			if err == nil {
-				got = hashOf(d.Manifest)
-			}
-			return err
-		})
-		if statusOf(err) == http.StatusNotFound {
-			err = nil
-		}
-		if err != nil || got == p.l.top.desc.Digest || attempt == 2 {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return got, ctx.Err()
-		case <-time.After(p.delay):
-		}
-	}
-	return got, err
 }
 
 // taggable gives a manifest to the pusher as it is on disk.

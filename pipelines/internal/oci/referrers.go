@@ -69,30 +69,17 @@ func (a *Artifact) document(subject v1.Descriptor) (document, error) {
 
 // attach sends the artifacts that are not there yet, and fetches them again.
 func (p *push) attach(ctx context.Context) error {
-	there, types := map[string][]Artifact{}, []string{}
-	for _, a := range p.o.Attach {
-		types = append(types, a.Type)
+	there, err := p.attached(ctx)
+	if err != nil {
+		return err
 	}
 	for i := range p.o.Attach {
 		a := &p.o.Attach[i]
-		j := slices.IndexFunc(p.l.documents(), func(d document) bool { return d.desc.Digest.String() == a.Subject })
-		if j < 0 {
-			return fmt.Errorf("artifact %s is about %s, which is not in the image", a.Type, a.Subject)
-		}
-		if _, ok := there[a.Subject]; !ok {
-			found, err := p.artifacts(ctx, a.Subject, types)
-			if err != nil {
-				return p.failed("looking for artifacts of "+a.Subject, 0, err)
-			}
-			there[a.Subject] = found
-		}
-		if slices.ContainsFunc(there[a.Subject], func(x Artifact) bool {
-			return x.Type == a.Type && bytes.Equal(x.Content, a.Content)
-		}) {
+		if there(a) {
 			p.result.AttachedBefore++
 			continue
 		}
-		doc, err := a.document(p.l.documents()[j].desc)
+		doc, err := p.l.artifact(a)
 		if err != nil {
 			return err
 		}
@@ -102,6 +89,40 @@ func (p *push) attach(ctx context.Context) error {
 		p.result.Attached++
 	}
 	return nil
+}
+
+// attached asks which artifacts are there.
+func (p *push) attached(ctx context.Context) (there func(*Artifact) bool, err error) {
+	found, types := map[string][]Artifact{}, []string{}
+	for _, a := range p.o.Attach {
+		types = append(types, a.Type)
+	}
+	for _, a := range p.o.Attach {
+		if _, ok := found[a.Subject]; ok {
+			continue
+		}
+		if found[a.Subject], err = p.artifacts(ctx, a.Subject, types); err != nil {
+			return nil, p.failed("looking for artifacts of "+a.Subject, 0, err)
+		}
+	}
+	return func(a *Artifact) bool {
+		return slices.ContainsFunc(found[a.Subject], func(x Artifact) bool { return x.Type == a.Type && bytes.Equal(x.Content, a.Content) })
+	}, nil
+}
+
+// artifact is the manifest of an artifact about something in the layout.
+func (l *layout) artifact(a *Artifact) (document, error) {
+	i := slices.IndexFunc(l.documents(), func(d document) bool { return d.desc.Digest.String() == a.Subject })
+	if i < 0 {
+		return document{}, fmt.Errorf("artifact %s is about %s, which is not in the image", a.Type, a.Subject)
+	}
+	return a.document(l.documents()[i].desc)
+}
+
+// artifactObject is an artifact as what travels for it.
+func (l *layout) artifactObject(a *Artifact) (Object, error) {
+	doc, err := l.artifact(a)
+	return Object{"document", doc.desc.Digest.String(), doc.desc.Size + int64(len(a.Content)), a.Type}, err
 }
 
 func (p *push) attachOne(ctx context.Context, a *Artifact, doc document) error {

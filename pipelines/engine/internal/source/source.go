@@ -233,8 +233,17 @@ func gitSource(ctx context.Context, dir string, excluded func(string) bool, s *e
 		}
 	}
 	// What git ignores on this machine only is part of the source, so git status is not asked about new files.
-	s.Dirty = slices.ContainsFunc(others, func(name string) bool { return !excluded(name) && name != "slipway.lock" })
-	return append(staged, others...), gitCommit(ctx, dir, excluded, s)
+	changed := func(name string) {
+		if !excluded(name) && name != "slipway.lock" {
+			s.Dirty, s.Changed = true, append(s.Changed, name)
+		}
+	}
+	for _, name := range others {
+		changed(name)
+	}
+	err = gitCommit(ctx, dir, changed, s)
+	slices.Sort(s.Changed)
+	return append(staged, others...), err
 }
 
 // gitFiles lists the files that git has in its index and those that it would add, submodules included.
@@ -279,8 +288,8 @@ func gitFiles(ctx context.Context, dir string) (staged, others []string, err err
 	return staged, others, nil
 }
 
-// gitCommit sets the commit, its time, and whether a file of it was changed or removed.
-func gitCommit(ctx context.Context, dir string, excluded func(string) bool, s *engine.Source) error {
+// gitCommit sets the commit and its time, and tells which files of it were changed or removed.
+func gitCommit(ctx context.Context, dir string, changed func(name string), s *engine.Source) error {
 	out, err := git(ctx, dir, "rev-parse", "--verify", "--quiet", "HEAD")
 	if err != nil || strings.TrimSpace(out) == "" {
 		s.Dirty = true // a repository without a commit
@@ -295,6 +304,9 @@ func gitCommit(ctx context.Context, dir string, excluded func(string) bool, s *e
 		return fault.Environmentf(err, "", "git: time of commit %s", s.Commit)
 	}
 	s.Time = time.Unix(sec, 0).UTC()
+	if err := gitRefs(ctx, dir, s); err != nil {
+		return err
+	}
 	prefix, err := git(ctx, dir, "rev-parse", "--show-prefix")
 	if err != nil {
 		return err
@@ -307,9 +319,26 @@ func gitCommit(ctx context.Context, dir string, excluded func(string) bool, s *e
 		if len(entry) < 4 {
 			continue
 		}
-		name := strings.TrimPrefix(entry[3:], strings.TrimSuffix(prefix, "\n"))
-		s.Dirty = s.Dirty || !excluded(name) && name != "slipway.lock"
+		changed(strings.TrimPrefix(entry[3:], strings.TrimSuffix(prefix, "\n")))
 	}
+	return nil
+}
+
+// gitRefs sets the tags that point at the commit, annotated ones included, and the branch.
+func gitRefs(ctx context.Context, dir string, s *engine.Source) error {
+	out, err := git(ctx, dir, "for-each-ref", "--points-at="+s.Commit, "--format=%(HEAD)%(refname)", "refs/tags", "refs/heads")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(out) {
+		name := strings.TrimSpace(line)
+		if tag, ok := strings.CutPrefix(name, "refs/tags/"); ok {
+			s.Tags = append(s.Tags, tag)
+		} else if branch, ok := strings.CutPrefix(name, "*refs/heads/"); ok {
+			s.Branch = branch
+		}
+	}
+	slices.Sort(s.Tags)
 	return nil
 }
 

@@ -36,3 +36,6 @@ func available() []Level {
 
 // Fingerprint tells what the outcome of a start depends on beside the image. Nothing is started here.
 func Fingerprint() string { return "" }
+
+// Emulator tells whether programs for an architecture can be executed.
+func Emulator(string) (name string, ok bool) { return "", false }
