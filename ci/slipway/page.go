@@ -29,15 +29,19 @@ const (
 // written is a note.
 func writePage(in *input, p *pipelines.Pipeline, source fs.FS, stderr io.Writer) {
 	p.Conclude()
+	previous, err := openPrevious(in)
 	// As it will be read again, so that it gives the same page then.
 	r := &pipelines.Record{}
-	text, err := json.Marshal(p.Record)
+	var text []byte
+	if err == nil {
+		text, err = json.Marshal(p.Record)
+	}
 	if err == nil {
 		err = json.Unmarshal(text, r)
 	}
 	var page []byte
 	if err == nil {
-		page, err = runPage(html.Run{Record: r, Files: p.Written()}, source, in.config.Previous)
+		page, err = runPage(html.Run{Record: r, Files: p.Written()}, source, previous)
 	}
 	if err == nil {
 		err = p.WriteFile(pageName, page)
@@ -49,23 +53,25 @@ func writePage(in *input, p *pipelines.Pipeline, source fs.FS, stderr io.Writer)
 	}
 }
 
-// runPage is the report of a run. previous names an earlier record to compare with, if it is not empty.
-func runPage(r html.Run, source fs.FS, previous string) (page []byte, err error) {
+// runPage is the report of a run.
+func runPage(r html.Run, source fs.FS, previous *html.Run) (page []byte, err error) {
 	// Records hold what tests have printed and files say. None of it may end a run that is otherwise done.
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("%v", v)
 		}
 	}()
-	o := html.Options{Source: source, Repeat: repeatRecorded(r.Record)}
-	if previous != "" {
-		if o.Previous, err = openRun(previous); err != nil {
-			return nil, err
-		}
-	}
 	var b bytes.Buffer
-	err = html.Write(&b, r, o)
+	err = html.Write(&b, r, html.Options{Source: source, Repeat: repeatRecorded(r.Record), Previous: previous})
 	return b.Bytes(), err
+}
+
+// openPrevious reads the earlier run to compare with, nil if none was named.
+func openPrevious(in *input) (*html.Run, error) {
+	if in.config.Previous == "" {
+		return nil, nil
+	}
+	return openRun(in.config.Previous)
 }
 
 // openRun reads a record and finds what lies beside it.
@@ -177,9 +183,13 @@ func writeReport(ctx context.Context, in *input, stdout io.Writer) error {
 		err = html.WriteComparison(&b, *runs[0], *runs[1])
 		page = b.Bytes()
 	} else {
+		var previous *html.Run
+		if previous, err = openPrevious(in); err != nil {
+			return err
+		}
 		source, closeSource := recordedFiles(ctx, in, runs[0].Record)
 		defer closeSource()
-		page, err = runPage(*runs[0], source, in.config.Previous)
+		page, err = runPage(*runs[0], source, previous)
 	}
 	if err != nil {
 		return err

@@ -117,6 +117,9 @@ func reproduce(ctx context.Context, in *input, stdout io.Writer, stderr *os.File
 	if err != nil {
 		return err
 	}
+	if in.keep {
+		writePage(in, p, e.Source().FS, stderr)
+	}
 	if _, err := p.Finish(); err != nil {
 		return err
 	}

@@ -24,21 +24,22 @@ type page struct {
 	Source   pipelines.SourceID
 	Failures []failedStage
 	// OnlyIn are the failures of tests that pass under other releases.
-	OnlyIn   []string
-	Stages   []stageRow
-	Matrix   []matrixRow // by Go release
-	Once     []cell      // checks that run under one release only
-	Columns  []string    // of Targets
-	Targets  []matrixRow // by platform
-	Chain    chain
-	Timeline timeline
-	Layers   []platformLayers
-	Programs []program
-	Tests    *tests
-	Vuln     *pipelines.VulnResult
-	Changes  *comparison
-	Settings []setting
-	Again    string // command that does all of it again
+	OnlyIn     []failure
+	MoreOnlyIn int
+	Stages     []stageRow
+	Matrix     []matrixRow // by Go release
+	Once       []cell      // checks that run under one release only
+	Columns    []string    // of Targets
+	Targets    []matrixRow // by platform
+	Chain      chain
+	Timeline   timeline
+	Layers     []platformLayers
+	Programs   []program
+	Tests      *tests
+	Vuln       *pipelines.VulnResult
+	Changes    *comparison
+	Settings   []setting
+	Again      string // command that does all of it again
 }
 
 // cell is a verdict with a mark, which says the same without colour, and a few words.
@@ -64,6 +65,9 @@ func newCell(v pipelines.Verdict, detail string) cell {
 	}
 	return c
 }
+
+// Under are the releases of a failure that others do not have.
+func (f failure) Under() string { return strings.TrimPrefix(f.Where, "only ") }
 
 type failedStage struct {
 	Name     string
@@ -135,6 +139,7 @@ const (
 	maxLines    = 400     // of a failure's output, from its beginning and its end
 	maxOutput   = 1 << 14 // bytes of it, likewise
 	maxHeavy    = 12
+	maxOnlyIn   = 5
 )
 
 func newPage(r Run, o Options) *page {
@@ -183,7 +188,11 @@ func (p *page) failures(o Options) {
 			}
 			stage.Failures = append(stage.Failures, x)
 			if s.Name == "test" && strings.HasPrefix(f.Where, "only ") {
-				p.OnlyIn = append(p.OnlyIn, report.Clean(f.What)+" fails under "+report.Clean(strings.TrimPrefix(f.Where, "only "))+" only")
+				if len(p.OnlyIn) < maxOnlyIn {
+					p.OnlyIn = append(p.OnlyIn, x)
+				} else {
+					p.MoreOnlyIn++
+				}
 			}
 		}
 		p.Failures = append(p.Failures, stage)
@@ -429,8 +438,8 @@ func change(was, is int64) string {
 func (p *page) again(o Options) {
 	command := "all"
 	for _, name := range []string{"vet", "test", "image"} {
-		if find(p.Record, name) == nil {
-			command = p.Record.Stages[len(p.Record.Stages)-1].Name
+		if n := len(p.Record.Stages); n > 0 && find(p.Record, name) == nil {
+			command = p.Record.Stages[n-1].Name
 		}
 	}
 	if command == "plan" {
