@@ -187,7 +187,7 @@ var ownInputs = map[string][]string{
 	"linked":             {"source", "config modules", "config packages", "config commands", "config tags", "config ldflags", "config cgo", "build release", "build toolchain", "environment"},
 	"binary":             {},
 	"layer commands":     {"source time", "config capabilities", "config entrypoint"},
-	"layer files":        {"source", "source time", "config files", "config volumes", "config user", "config base"},
+	"layer files":        {"source", "source time", "config files", "config volumes", "config user", "config base", "config certificates", "config timezones", "config accounts", "config tmp"},
 	"layer base":         {"config base", "base image"},
 	"layer certificates": {"source time", "config base", "config certificates"},
 	"layer timezones":    {"source time", "config base", "config timezones"},

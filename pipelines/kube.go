@@ -30,7 +30,7 @@ func (p *Pipeline) Kube(ctx context.Context) ([]byte, error) {
 	}
 	w := kube.Workload{
 		Name: p.Plan.Name, Image: p.kubeImage(), Capabilities: p.Config.Capabilities, Service: run.Service,
-		Ready: time.Duration(run.Ready), Memory: run.MaxMemory, Stop: p.Config.Smoke.Stop,
+		Ready: time.Duration(median(run.Starts)), Memory: run.MaxMemory, Stop: p.Config.Smoke.Stop,
 	}
 	w.UID, w.GID = p.numericUser(m.run.User)
 	for _, port := range sortedKeys(m.run.ExposedPorts) {

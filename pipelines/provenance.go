@@ -79,7 +79,7 @@ func (p *Pipeline) provenance() ([]byte, error) {
 func (p *Pipeline) buildParameters() map[string]any {
 	parameters := map[string]any{"platforms": p.Plan.platformNames(), "release": p.Plan.BuildRelease}
 	all := p.Config.asMap()
-	for _, key := range []string{"accounts", "args", "base", "certificates", "cgo", "commands", "entrypoint", "env", "labels", "ldflags", "modules", "ports", "tags", "timezones", "tmp", "user"} {
+	for _, key := range append([]string{"cgo", "commands", "ldflags", "modules", "tags"}, imageKeys...) {
 		if v, ok := all[key]; ok {
 			parameters[key] = v
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/fault"
+	"github.com/slipway-ci/slipway/pipelines/internal/testjson"
 )
 
 // Reproduction is a run that repeats the failed stages of a recorded one.
@@ -20,6 +21,8 @@ type Reproduction struct {
 	Lock   *Lock
 	// Stages are those that failed.
 	Stages []string
+
+	tests *TestResult // of Run
 }
 
 // Outcomes of a reproduction.
@@ -176,7 +179,7 @@ func (s SourceID) describe() string {
 func (x *Reproduction) Run(ctx context.Context, p *Pipeline) error {
 	runs := map[string]func() error{
 		"vet":     func() error { _, err := p.Vet(ctx); return err },
-		"test":    func() error { _, err := p.Test(ctx); return err },
+		"test":    func() (err error) { x.tests, err = p.Test(ctx); return err },
 		"vuln":    func() error { _, err := p.Vuln(ctx); return err },
 		"build":   func() error { _, err := p.Build(ctx); return err },
 		"verify":  func() error { _, err := p.Verify(ctx); return err },
@@ -228,7 +231,35 @@ func (x *Reproduction) Compare(now *Record) (*Reproduced, error) {
 		return r, nil
 	}
 	r.Outcome = PassesHere
-	return r, x.untried(now)
+	if err := x.untried(now); err != nil {
+		return r, err
+	}
+	for _, w := range was {
+		if w.stage == "test" && x.tests != nil && !x.tests.passed(w.What) {
+			return r, fault.Environmentf(nil, nextUntried, "%s failed in the record and did not run here: it was skipped, or there is no such test", w.What)
+		}
+	}
+	return r, nil
+}
+
+// passed tells whether what a failure calls "PACKAGE TEST" or "PACKAGE" has passed under some release.
+func (r *TestResult) passed(what string) bool {
+	path, name, one := strings.Cut(what, " ")
+	for _, l := range r.Legs {
+		for _, pkg := range l.Packages {
+			if pkg.Path != path {
+				continue
+			}
+			if !one && pkg.Result == testjson.Pass {
+				return true
+			}
+			if slices.ContainsFunc(pkg.Tests, func(t testjson.Test) bool { return t.Name == name && t.Result == testjson.Pass }) {
+				return true
+			}
+		}
+	}
+	// What failed without a package.
+	return slices.ContainsFunc(r.Legs, func(l TestLeg) bool { return what == "go test of module "+l.Module })
 }
 
 // differs lists the inputs that this run has otherwise, but for what a reproduction itself leaves out.
@@ -239,6 +270,8 @@ func (x *Reproduction) differs(now *Record) []Change {
 		return ok && wanted[key] == c.B
 	})
 }
+
+const nextUntried = "Run it on a machine that can, with what the record was made with."
 
 // untried is an error if something that had failed was not tried in this run.
 func (x *Reproduction) untried(now *Record) error {
@@ -253,13 +286,12 @@ func (x *Reproduction) untried(now *Record) error {
 		if s.Verdict != Failed {
 			continue
 		}
-		const next = "Run it on a machine that can, with what the record was made with."
 		if t := verdicts[s.Name]; t.Verdict != Passed {
-			return fault.Environmentf(nil, next, "%s failed in the record and cannot be tried here: %s", s.Name, cmp.Or(t.Detail, "it does not come to it"))
+			return fault.Environmentf(nil, nextUntried, "%s failed in the record and cannot be tried here: %s", s.Name, cmp.Or(t.Detail, "it does not come to it"))
 		}
 		for _, task := range s.Tasks {
 			if t, ok := verdicts[s.Name+" "+task.Name]; ok && task.Verdict == Failed && t.Verdict == NotRun {
-				return fault.Environmentf(nil, next, "%s failed in the record and cannot be tried here: %s", task.Name, t.Detail)
+				return fault.Environmentf(nil, nextUntried, "%s failed in the record and cannot be tried here: %s", task.Name, t.Detail)
 			}
 		}
 	}

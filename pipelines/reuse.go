@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/mod/modfile"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/internal/store"
@@ -44,7 +46,7 @@ type Fingerprinter interface{ Fingerprint() string }
 func newReuse(e engine.Engine, c Config, o Options) *reuse {
 	f, ok := e.(Fingerprinter)
 	// A C compiler is no input that slipway knows, and tests in another order are another question each time.
-	if !ok || o.Cache == "" || c.CGO || c.Race || c.Shuffle == "on" {
+	if !ok || o.Cache == "" || c.CGO || c.Race || c.Shuffle == "on" || leadsOut(e.Source().FS) {
 		return &reuse{}
 	}
 	h := sha256.New()
@@ -52,6 +54,35 @@ func newReuse(e engine.Engine, c Config, o Options) *reuse {
 	source := identify(e.Source())
 	fmt.Fprintf(h, "%s %q %d %t\n", source.Digest, source.Commit, source.Time, source.Dirty)
 	return &reuse{store: store.Open(filepath.Join(o.Cache, "results")), fixed: hex.EncodeToString(h.Sum(nil))}
+}
+
+// leadsOut tells whether a module of the source is replaced by a directory anywhere on this machine. What is there
+// is no part of the source. A file that cannot be read is the plan's to complain about.
+func leadsOut(source fs.FS) bool {
+	absolute := func(replaced []*modfile.Replace) bool {
+		return slices.ContainsFunc(replaced, func(r *modfile.Replace) bool { return r.New.Version == "" && filepath.IsAbs(r.New.Path) })
+	}
+	if text, err := fs.ReadFile(source, "go.work"); err == nil {
+		f, err := modfile.ParseWork("go.work", text, nil)
+		if err != nil || absolute(f.Replace) || slices.ContainsFunc(f.Use, func(u *modfile.Use) bool { return filepath.IsAbs(u.Path) }) {
+			return true
+		}
+	}
+	dirs, err := modulesBelow(source)
+	if err != nil {
+		return true
+	}
+	for _, dir := range dirs {
+		name := path.Join(dir, "go.mod")
+		text, err := fs.ReadFile(source, name)
+		if err != nil {
+			return true
+		}
+		if f, err := modfile.Parse(name, text, nil); err != nil || absolute(f.Replace) {
+			return true
+		}
+	}
+	return false
 }
 
 // thisProgram identifies what decides over results, also where slipway was built from a changed tree.
@@ -68,10 +99,7 @@ func thisProgram() string {
 // Keys of the configuration that no stage from vet to smoke depends on, and those that only the later ones do.
 var (
 	keysOfNone  = []string{"profile", "profiles", "output", "parallel", "fresh", "to", "bases", "vuln", "vuln-mode", "vuln-db", "go-image"}
-	keysOfImage = []string{
-		"base", "mirrors", "entrypoint", "args", "user", "env", "ports", "volumes", "stop-signal", "working-dir", "health", "capabilities", "files", "labels",
-		"certificates", "timezones", "accounts", "tmp", "format", "compression", "size-limit", "layer-limit", "previous",
-	}
+	keysOfImage = slices.Concat(imageKeys, imageLimits)
 	keysOfSmoke = []string{"smoke"}
 )
 
@@ -183,7 +211,7 @@ func stored[T any, R interface {
 	slices.Sort(names)
 	k := keptStage{Stage: p.Record.Stages[stages], Notes: p.Record.Notes[notes:]}
 	if err := p.keep(name, k, result, result.more(), names); err != nil {
-		p.note(name, "the result cannot be kept for the next run: %v", err)
+		p.note(name, "the result cannot be kept for the next run: %v", withoutPath(err))
 	}
 	return result, nil
 }

@@ -245,7 +245,7 @@ func (t *trial) round(ctx context.Context) (string, error) {
 			return "", err
 		}
 		if len(said) == 0 {
-			t.run.Starts = append(t.run.Starts, Microseconds(time.Since(begin)))
+			t.run.Starts = append(t.run.Starts, Microseconds(time.Since(begin).Truncate(time.Microsecond)))
 		}
 		t.said(probe.String(), fmt.Sprintf("ended with %d", probe.ExitCode), begin)
 		said = append(said, fmt.Sprintf("%s ended with %d", probe, probe.ExitCode))
@@ -299,7 +299,7 @@ func (t *trial) start(ctx context.Context, args []string) (engine.Process, func(
 	return process, func() {
 		t.output = process.Output()
 		if err := process.Close(); err != nil {
-			t.p.note("smoke", "cleaning up after the smoke run: %v", err)
+			t.p.note("smoke", "cleaning up after the smoke run: %v", withoutPath(err))
 		}
 	}, nil
 }
@@ -362,14 +362,15 @@ func (t *trial) serve(ctx context.Context, probes []Probe) (string, error) {
 	var said []string
 	ready := func(text string) {
 		if len(said) == 0 {
-			t.run.Starts = append(t.run.Starts, Microseconds(time.Since(begin)))
+			t.run.Starts = append(t.run.Starts, Microseconds(time.Since(begin).Truncate(time.Microsecond)))
 		}
 		said = append(said, text)
 	}
 	t.run.asked = "start"
+	stays := true
 	if len(probes) == 0 {
 		var text string
-		if text, err = t.look(ctx, w); err == nil {
+		if text, stays, err = t.look(ctx, w); err == nil {
 			ready(text)
 			t.said("start", text, begin)
 		}
@@ -385,7 +386,7 @@ func (t *trial) serve(ctx context.Context, probes []Probe) (string, error) {
 		ready(probe.String() + " " + answer)
 		t.said(probe.String(), answer, asked)
 	}
-	if err == nil && !w.hasEnded() {
+	if err == nil && stays && !w.hasEnded() {
 		t.run.Service = true
 		if ports, listenErr := w.Listening(ctx); listenErr == nil {
 			t.run.Ports = ports
@@ -393,6 +394,8 @@ func (t *trial) serve(ctx context.Context, probes []Probe) (string, error) {
 		t.run.asked = "stop"
 		t.progress("stopping")
 		err = t.stop(ctx, w)
+	} else if err == nil && stays {
+		err = t.endedByItself(w)
 	}
 	if err == nil && ctx.Err() != nil {
 		err = ctx.Err()
@@ -421,7 +424,7 @@ func (w *watched) hasEnded() bool {
 }
 
 // until calls try, at growing intervals of at most 50 ms, until it reports success, the process ends, or
-// the deadline has passed. It reports which of them was.
+// the deadline has passed. It reports whether it was a success, and whether the process has ended.
 func (w *watched) until(ctx context.Context, limit time.Duration, try func(ctx context.Context) bool) (ok, ended bool) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -432,7 +435,8 @@ func (w *watched) until(ctx context.Context, limit time.Duration, try func(ctx c
 		}
 		select {
 		case <-w.ended:
-			return false, true
+			// What it did just before its end counts, such as a line that it has printed.
+			return try(ctx), true
 		case <-ctx.Done():
 			return false, false
 		case <-time.After(pause):
@@ -441,8 +445,9 @@ func (w *watched) until(ctx context.Context, limit time.Duration, try func(ctx c
 	}
 }
 
-// look is the probe for images of which nothing was said: they may end well, or stay and listen.
-func (t *trial) look(ctx context.Context, w *watched) (string, error) {
+// look is the probe for images of which nothing was said: they may end well, or stay and listen. stays tells which of
+// both.
+func (t *trial) look(ctx context.Context, w *watched) (text string, stays bool, err error) {
 	var expected []int
 	for _, p := range t.config.Ports {
 		if n, _ := tcpPort(p); n > 0 { // was checked
@@ -466,23 +471,38 @@ func (t *trial) look(ctx context.Context, w *watched) (string, error) {
 	})
 	switch {
 	case ok:
-		return fmt.Sprintf("accepts connections on port %d", port), nil
+		return fmt.Sprintf("accepts connections on port %d", port), true, nil
 	case ctx.Err() != nil:
-		return "", ctx.Err()
+		return "", false, ctx.Err()
 	case ended && w.err != nil:
-		return "", w.err
+		return "", false, w.err
 	case ended && len(expected) > 0:
-		return "", badAnswer("the image ended with %s before it listened on port %d", describe(w.exit), expected[0])
+		return "", false, badAnswer("the image ended with %s before it listened on port %d", describe(w.exit), expected[0])
 	case ended && w.exit.Code == 0:
-		return "ended with exit code 0", nil
+		return "ended with exit code 0", false, nil
 	case ended && w.exit.Signal == "" && usageText.Match(w.Output()):
-		return fmt.Sprintf("printed its usage and ended with exit code %d", w.exit.Code), nil
+		return fmt.Sprintf("printed its usage and ended with exit code %d", w.exit.Code), false, nil
 	case ended:
-		return "", badAnswer("the image ended with %s", describe(w.exit))
+		return "", false, badAnswer("the image ended with %s", describe(w.exit))
 	case len(expected) > 0:
-		return "", badAnswer("the image did not listen on port %d within %s", expected[0], t.config.Smoke.Deadline)
+		return "", false, badAnswer("the image did not listen on port %d within %s", expected[0], t.config.Smoke.Deadline)
 	}
-	return fmt.Sprintf("stayed for %s and listens nowhere", t.config.Smoke.Deadline), nil
+	return fmt.Sprintf("stayed for %s and listens nowhere", t.config.Smoke.Deadline), true, nil
+}
+
+// endedByItself judges a service that did not wait to be stopped.
+func (t *trial) endedByItself(w *watched) error {
+	if w.err != nil {
+		return w.err
+	}
+	wanted := 0
+	if t.config.Smoke.ExitCode != nil {
+		wanted = *t.config.Smoke.ExitCode
+	}
+	if w.exit.Code != wanted {
+		return badAnswer("after its answers the image ended by itself with %s", describe(w.exit))
+	}
+	return nil
 }
 
 // stop asks the image to end as an orchestrator does.
@@ -490,7 +510,10 @@ func (t *trial) stop(ctx context.Context, w *watched) error {
 	name := cmp.Or(t.image.run.StopSignal, "SIGTERM")
 	number := cmp.Or(signalNumber(name), int(syscall.SIGTERM)) // a base image may write anything
 	begin := time.Now()
-	if err := w.Signal(os.Signal(syscall.Signal(number))); err != nil && !w.hasEnded() {
+	if err := w.Signal(os.Signal(syscall.Signal(number))); errors.Is(err, os.ErrProcessDone) {
+		<-w.ended
+		return t.endedByItself(w)
+	} else if err != nil && !w.hasEnded() {
 		return err
 	}
 	limit := time.NewTimer(t.config.Smoke.Stop)

@@ -16,17 +16,20 @@ var stageInputs = map[string][]string{
 	"vuln":    {"source", "toolchains", "modules", "packages", "tags", "cgo", "platforms", "commands", "vuln", "vuln-mode", "vuln-db"},
 	"build":   {"source", "toolchains", "modules", "packages", "commands", "platforms", "tags", "ldflags", "cgo", "base"},
 	"verify":  {"build", "source", "toolchains", "rebuild", "cgo"},
-	"image":   slices.Concat([]string{"verify", "lock", "source"}, imageKeys, []string{"mirrors", "size-limit", "layer-limit", "previous"}),
+	"image":   slices.Concat([]string{"verify", "lock", "source", "platforms"}, imageKeys, imageLimits),
 	"smoke":   {"image", "capabilities", "ports", "smoke"},
 	"attest":  {"image", "verify", "source", "lock"},
 	"publish": {"attest", "smoke", "to", "publish"},
 	"deps":    {"build", "source"},
-	"compare": slices.Concat([]string{"verify", "lock", "source", "bases", "smoke"}, imageKeys, []string{"mirrors"}),
+	"compare": slices.Concat([]string{"verify", "lock", "source", "platforms", "bases", "smoke"}, imageKeys, []string{"mirrors"}),
 }
+
+// imageLimits decide over how an image is made and whether it is good, but not over its bytes.
+var imageLimits = []string{"mirrors", "size-limit", "layer-limit", "previous"}
 
 // imageKeys decide over the bytes of an image, beside the binaries in it.
 var imageKeys = []string{
-	"platforms", "base", "entrypoint", "args", "user", "env", "ports", "volumes", "stop-signal", "working-dir", "health", "capabilities", "files", "labels",
+	"base", "entrypoint", "args", "user", "env", "ports", "volumes", "stop-signal", "working-dir", "health", "capabilities", "files", "labels",
 	"certificates", "timezones", "accounts", "tmp", "format", "compression",
 }
 

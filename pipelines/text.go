@@ -1,8 +1,11 @@
 package pipelines
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 )
@@ -37,6 +40,17 @@ func excerpt(text []byte, n int) string {
 		lines = slices.Concat(lines[:n], []string{fmt.Sprintf("[%d lines cut]", cut)}, lines[len(lines)-n:])
 	}
 	return strings.Join(lines, "\n")
+}
+
+// withoutPath is an error without the paths of this machine that the system's errors have, for what is kept.
+func withoutPath(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	if e, ok := errors.AsType[*os.LinkError](err); ok {
+		return e.Err
+	}
+	return err
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -35,7 +35,7 @@ func (b *bench) assembling() {
 	must(0, os.CopyFS(tiny, os.DirFS("testdata/tiny")))
 	run(b.command(tiny, "", b.slipway, "publish", "--rebuild=false", "--smoke=off", "--go-versions="+b.release, "--platforms="+strings.Join(platforms, ","), "--to=oci:"+base))
 	image := func() (stages map[string]time.Duration, r pipelines.Record) {
-		run(b.command(src, "", b.slipway, "image", "--rebuild=false", "--base=oci:"+base, "--go-versions="+b.release, "--platforms="+strings.Join(platforms, ",")))
+		run(b.command(src, "", b.slipway, "image", "--fresh", "--rebuild=false", "--base=oci:"+base, "--go-versions="+b.release, "--platforms="+strings.Join(platforms, ",")))
 		return b.stages(src)
 	}
 	must(0, os.RemoveAll(filepath.Join(src, "dist")))
@@ -87,7 +87,7 @@ func (b *bench) smoke() {
 	const times = 20
 	must(0, os.WriteFile(filepath.Join(src, "slipway.yaml"), []byte("smoke: {probes: [{args: [--version]}]}\n"), 0o644))
 	one := func(kind string, n int) (pipelines.Record, time.Duration) {
-		run(b.command(src, "", b.slipway, "smoke", "--rebuild=false", "--go-versions="+b.release, "--smoke="+kind, fmt.Sprint("--repeat=", n)))
+		run(b.command(src, "", b.slipway, "smoke", "--fresh", "--rebuild=false", "--go-versions="+b.release, "--smoke="+kind, fmt.Sprint("--repeat=", n)))
 		stages, r := b.stages(src)
 		return r, stages["smoke"]
 	}

@@ -130,8 +130,10 @@ func reproduce(ctx context.Context, in *input, stdout io.Writer, stderr *os.File
 	if in.json {
 		err = json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "verdict": p.Record.Verdict, "record": p.Record, "reproduce": result})
 	} else {
+		resume := quiet(stdout, os.Getenv)
 		fmt.Fprintln(stdout)
 		err = errors.Join(report.Stages(stdout, p.Record), report.Failures(stdout, p.Record, nil), report.Reproduced(stdout, result))
+		resume()
 	}
 	if err == nil && result.Outcome != pipelines.PassesHere {
 		err = errVerdict

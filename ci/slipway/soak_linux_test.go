@@ -48,7 +48,7 @@ func newSoak(t *testing.T) *soak {
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
 	s.registry = strings.TrimPrefix(server.URL, "http://")
-	s.env = append(goEnv(t), "HOME="+t.TempDir(), "PATH="+os.Getenv("PATH"), "SLIPWAY_CACHE="+filepath.Join(dir, "cache"))
+	s.env = append(goEnv(t), "HOME="+t.TempDir(), "PATH="+os.Getenv("PATH"), "SLIPWAY_CACHE="+filepath.Join(dir, "cache"), "TMPDIR="+t.TempDir())
 	return s
 }
 
@@ -172,6 +172,10 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			temp, err := filepath.Glob(filepath.Join(s.src, ".slipway.lock.*"))
 			require.NoError(t, err)
 			require.Empty(t, temp)
+			_, dir, _ := strings.Cut(s.env[len(s.env)-1], "=")
+			temp, err = filepath.Glob(filepath.Join(dir, "*"))
+			require.NoError(t, err)
+			require.Empty(t, temp, "temporary files")
 		})
 	}
 }

@@ -119,6 +119,7 @@ func (e *Engine) open(ctx context.Context, o Options) error {
 	if e.temp, err = ownTemp(e.work); err != nil {
 		return err
 	}
+	e.roots.Dir = e.temp // which the next engine empties, should this one be killed
 	pruneSources(filepath.Dir(e.work), 30*24*time.Hour)
 	pruneKept(filepath.Join(e.work, "outputs"), 7*24*time.Hour)
 	if e.goEnv, err = readGoEnv(ctx, e.temp); err != nil {

@@ -57,6 +57,10 @@ func arrange(entries []Entry, parents bool) ([]Entry, error) {
 		case e.Link != "" && (e.File != "" || e.Data != nil), e.File != "" && e.Data != nil:
 			return nil, fmt.Errorf("%s: more than one kind of content", e.Path)
 		}
+		// Runtimes would take it for the order to remove something from the layers below.
+		if slices.ContainsFunc(strings.Split(e.Path, "/"), func(element string) bool { return strings.HasPrefix(element, ".wh.") }) {
+			return nil, fmt.Errorf("%s: names that begin with .wh. have a meaning of their own in layers", e.Path)
+		}
 		if _, ok := byPath[e.Path]; ok {
 			return nil, fmt.Errorf("%s: given twice", e.Path)
 		}

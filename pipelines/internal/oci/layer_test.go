@@ -194,6 +194,7 @@ func TestLayerRefusesBadEntries(t *testing.T) {
 		{[]Entry{{Path: "a", Link: "x"}, {Path: "a/b/c"}}, "a/b/c: a is not a directory"},
 		{[]Entry{{Path: "a", Mode: fs.ModeDir, Data: []byte("x")}}, "a directory has no content"},
 		{[]Entry{{Path: "a", Link: "x", Data: []byte("x")}}, "more than one kind of content"},
+		{[]Entry{{Path: "a/.wh.b", Data: []byte("x")}}, "names that begin with .wh. have a meaning of their own"},
 		{[]Entry{{Path: "a", Mode: fs.ModeDevice}}, "cannot be written"},
 		{[]Entry{{Path: "a", File: "/does/not/exist"}}, "/does/not/exist"},
 		{[]Entry{{Path: "a", File: os.TempDir()}}, "is not a regular file"},

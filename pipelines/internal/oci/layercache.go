@@ -13,6 +13,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
 
@@ -23,10 +24,13 @@ import (
 // longest time goes first.
 const layerCacheSize = 1 << 30
 
+// layerFormat changes with the way in which entries are written. TestLayerGolden notices such a change.
+const layerFormat = 1
+
 // layerKey is a digest of everything that decides over the bytes of a layer.
 func layerKey(sorted []Entry, o LayerOptions) (string, error) {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%d\n", Compressor(o.Compression), o.ModTime.Unix())
+	fmt.Fprintf(h, "%d %s %s\n%d\n", layerFormat, runtime.Version(), Compressor(o.Compression), o.ModTime.Unix())
 	for _, e := range sorted {
 		fmt.Fprintf(h, "%q %o %d %d %q\n", e.Path, e.Mode, e.UID, e.GID, e.Link)
 		for _, name := range slices.Sorted(maps.Keys(e.Xattrs)) {

@@ -15,7 +15,7 @@ func Emulator(arch string) (name string, ok bool) {
 	if name = handlerOf("/proc/sys/fs/binfmt_misc", head, true); name != "" {
 		return name, true
 	}
-	dir, err := privateDir("slipway-probe-")
+	dir, err := privateDir("", "slipway-probe-")
 	if err != nil {
 		return "", false
 	}

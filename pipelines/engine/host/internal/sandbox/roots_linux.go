@@ -13,6 +13,10 @@ import (
 
 // roots are root file systems that are kept from start to start.
 type roots struct {
+	// Dir is an existing directory for them, and for what a start needs. Whoever gave it removes what a killed process
+	// has left there. Without one, it is the directory for temporary files.
+	Dir string
+
 	mu   sync.Mutex
 	dir  string // empty as long as nothing is kept
 	n    int
@@ -25,6 +29,13 @@ type kept struct {
 	dir   string
 	first order
 	users int // processes that are not closed yet
+}
+
+func (r *roots) parent() string {
+	if r == nil {
+		return ""
+	}
+	return r.Dir
 }
 
 // prepare is like the function of this name, and unpacks into dir what is not kept.
@@ -61,7 +72,7 @@ func (r *roots) prepare(ctx context.Context, dir string, im *image, c engine.Con
 func (r *roots) unpack(ctx context.Context, dir string, im *image, c engine.Container, a attempt) (*kept, error) {
 	if r.dir == "" {
 		var err error
-		if r.dir, err = privateDir("slipway-roots-"); err != nil {
+		if r.dir, err = privateDir(r.Dir, "slipway-roots-"); err != nil {
 			return nil, err
 		}
 		r.kept = map[string]*kept{}

@@ -38,10 +38,10 @@ func Start(ctx context.Context, c engine.Container) (engine.Process, error) {
 }
 
 // Roots keeps what images were unpacked into, so that an image that is started again is not unpacked again. Its
-// zero value is ready. Only root file systems that the process cannot write to are kept.
+// zero value keeps them in a directory of its own. Only root file systems that the process cannot write to are kept.
 type Roots struct{ roots }
 
-// Start is like the function [Start]. What it keeps is gone after Close, or when the calling process has ended.
+// Start is like the function [Start]. What it keeps is gone after Close.
 func (r *Roots) Start(ctx context.Context, c engine.Container) (engine.Process, error) {
 	return r.start(ctx, c)
 }

@@ -87,7 +87,7 @@ func (r *roots) start(ctx context.Context, c engine.Container) (engine.Process, 
 	if err != nil {
 		return nil, err
 	}
-	dir, err := privateDir("slipway-run-")
+	dir, err := privateDir(r.parent(), "slipway-run-")
 	if err != nil {
 		return nil, err
 	}
@@ -99,10 +99,10 @@ func (r *roots) start(ctx context.Context, c engine.Container) (engine.Process, 
 	return p, nil
 }
 
-// privateDir makes a temporary directory that only the caller can enter. Its path is absolute because the
+// privateDir makes a temporary directory that only the caller can enter, in parent if that is not empty. Its path is absolute because the
 // helper is elsewhere, and without symbolic links because runc refuses them.
-func privateDir(prefix string) (string, error) {
-	parent, err := filepath.EvalSymlinks(os.TempDir())
+func privateDir(parent, prefix string) (string, error) {
+	parent, err := filepath.EvalSymlinks(cmp.Or(parent, os.TempDir()))
 	if err == nil {
 		parent, err = filepath.Abs(parent)
 	}
@@ -435,7 +435,7 @@ func probe(kind string) Level {
 	list, out, err := attempts(kind)
 	var dir string
 	if err == nil && len(list) > 0 {
-		dir, err = privateDir("slipway-probe-")
+		dir, err = privateDir("", "slipway-probe-")
 	}
 	if err != nil {
 		return Level{Kind: kind, Reason: err.Error()}
