@@ -107,7 +107,11 @@ func (p *Pipeline) runSmoke(ctx context.Context, image *ImageResult) (*SmokeResu
 				return "", "", err
 			}
 			if run.Verdict == Failed {
-				s.fail(Failure{What: "the image", Where: m.Platform, Probe: run.asked, Message: strings.TrimSpace(run.Detail + "\n" + run.Output), Repeat: map[string]string{"platforms": m.Platform}})
+				f := Failure{What: "the image", Where: m.Platform, Probe: run.asked, Message: strings.TrimSpace(run.Detail + "\n" + run.Output), Repeat: map[string]string{"platforms": m.Platform}}
+				if len(p.Config.Smoke.Probes) == 0 {
+					f.Next = "If it needs arguments or something to talk to, say in smoke.probes how to try it, such as {args: [--version]}: docs/smoke.md."
+				}
+				s.fail(f)
 			}
 			result.Runs = append(result.Runs, *run)
 			return run.Verdict, run.Detail, nil
