@@ -39,7 +39,7 @@ var commands = []command{
 	{"vuln", "look for known vulnerabilities that affect the program", "slipway vuln --vuln-db=https://vuln.go.dev", stageRunner((*pipelines.Pipeline).Vuln)},
 	{"build", "compile every command for every platform, strip, and read back", "slipway build --platforms=linux/amd64,windows/amd64", stageRunner((*pipelines.Pipeline).Build)},
 	{"verify", "prove that the stripped binaries are the ones that were built; or check an image: verify REFERENCE", "slipway verify registry.example/team/app:1.4.2 --key=cosign.pub", stageRunner((*pipelines.Pipeline).Verify)},
-	{"image", "put the verified binaries into an image, as an OCI layout", "slipway image --base=gcr.io/distroless/static-debian12:nonroot", stageRunner((*pipelines.Pipeline).Image)},
+	{"image", "put the verified binaries into an image, as an OCI layout", "slipway image --base=distroless --size-limit=20MiB", stageRunner((*pipelines.Pipeline).Image)},
 	{"smoke", "start the image as production would, ask it, and stop it", "slipway smoke", stageRunner((*pipelines.Pipeline).Smoke)},
 	{"attest", "write SBOMs and provenance of the image, and sign them", "slipway attest --sign-key=cosign.key --sign-password=env:COSIGN_PASSWORD", stageRunner((*pipelines.Pipeline).Attest)},
 	{"publish", "push the image and read it back", "slipway publish --to=127.0.0.1:5000/hello:1.0.0", stageRunner((*pipelines.Pipeline).Publish)},

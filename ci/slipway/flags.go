@@ -128,7 +128,7 @@ func newFlagSet(name string, c *pipelines.Config) *flagSet {
 		f.StringSliceVar(&c.Bases, "bases", c.Bases, "base `images` to compare (default scratch,distroless,alpine,debian,ubi)")
 	}
 	if name == "image" {
-		f.BoolVar(&f.explain, "explain", false, "show layers and the heaviest packages, and draw them in image.svg")
+		f.BoolVar(&f.explain, "explain", false, "show layers and the heaviest packages, and draw them in layers.svg and packages.svg")
 	}
 	if name == "init" {
 		f.StringVar(&f.ci, "ci", "", "`service` to write a job for: github, gitlab, or none (default what the repository looks like)")

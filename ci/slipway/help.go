@@ -15,18 +15,20 @@ import (
 var about = map[string]string{
 	"all": "Runs plan, vet, test, build, verify, image, smoke and attest, and publish if there is a place for it. The first bad verdict ends the run, but findings of vet " +
 		"do not keep the tests from running. Everything is written to dist/, and the record of it is dist/run.json.",
-	"vet":     "Each finding has a file and a line. gofmt, the module files and vendor/ are checked once, with the newest release.",
-	"test":    "JUnit, JSON and coverage are written to dist/ also when tests fail. A test that fails under one release only is named first.",
-	"vuln":    "Asks a vulnerability database which known ones the program can reach. A directory with a copy of the database needs no network.",
-	"build":   "With -trimpath, and without cgo unless told otherwise. The flags are read back from each binary. Archives and SHA256SUMS have the same bytes on every machine.",
-	"verify":  "Builds everything a second time, elsewhere and from nothing, and compares. With a REFERENCE it checks a published image instead: content, signatures, provenance, SBOM and labels; --source builds it anew to compare.",
-	"image":   "One OCI layout in dist/image with an index for all platforms, byte for byte the same on every machine.",
-	"smoke":   "The image runs under its own user, read-only, without network and capabilities. The probes are in slipway.yaml; docs/smoke.md has them all.",
-	"attest":  "An SBOM for each platform and provenance of the image, in dist/. With a key, they and the image are signed so that cosign accepts them.",
-	"publish": "Everything is verified before the first byte travels, blobs and manifests are read back, and tags move last. A full version (1.4.2) or commit (sha-...) is never moved to other content. A place without a tag gets the tags of the block `publish` in slipway.yaml; docs/publishing.md has it all.",
-	"deps":    "Lists what the programs were linked from, and what makes them heavy.",
-	"compare": "Makes an image on each base and puts them side by side. Nothing is published.",
-	"kube":    "Prints a Deployment and a Service for what the smoke run has seen: ports, user, memory, probes.",
+	"vet":       "Each finding has a file and a line. gofmt, the module files and vendor/ are checked once, with the newest release.",
+	"test":      "JUnit, JSON and coverage are written to dist/ also when tests fail. A test that fails under one release only is named first.",
+	"vuln":      "Asks a vulnerability database which known ones the program can reach. A directory with a copy of the database needs no network.",
+	"build":     "With -trimpath, and without cgo unless told otherwise. The flags are read back from each binary. Archives and SHA256SUMS have the same bytes on every machine.",
+	"verify":    "Builds everything a second time, elsewhere and from nothing, and compares. With a REFERENCE it checks a published image instead: content, signatures, provenance, SBOM and labels; --source builds it anew to compare.",
+	"image":     "One OCI layout in dist/image with an index for all platforms, byte for byte the same on every machine.",
+	"smoke":     "The image runs under its own user, read-only, without network and capabilities. The probes are in slipway.yaml; docs/smoke.md has them all.",
+	"attest":    "An SBOM for each platform and provenance of the image, in dist/. With a key, they and the image are signed so that cosign accepts them.",
+	"publish":   "Everything is verified before the first byte travels, blobs and manifests are read back, and tags move last. A full version (1.4.2) or commit (sha-...) is never moved to other content. A place without a tag gets the tags of the block `publish` in slipway.yaml; docs/publishing.md has it all.",
+	"deps":      "Lists what the programs were linked from, and what makes them heavy.",
+	"compare":   "Makes an image on each base and puts them side by side. Nothing is published.",
+	"kube":      "Prints a Deployment and a Service for what the smoke run has seen: ports, user, memory, probes.",
+	"reproduce": "Takes the settings, lock and order of tests of the record, checks its commit out elsewhere if it is not the tree at hand, and runs the stages that failed. Flags that are given count more. RECORD is a run.json, - or oci:DIR.",
+	"explain":   "Shows the inputs that differ, the outputs that differ, and the chain from one to the other. An output that changed without a reason is a defect: exit code 1. A and B are run.json files or oci:DIR.",
 	"report": "One file that needs nothing beside it, for browsers, paper and screen readers. Every run writes it to dist/; this does it anew, from the record and what lies beside it. " +
 		"Excerpts of the source are in it where --source is the recorded one. With two records, the page says what differs.",
 	"init": "Both files are commented and say what was found. Neither is needed: slipway works without them.",
@@ -48,7 +50,7 @@ type flagGroup struct {
 var (
 	noImage    = []string{"vet", "test", "vuln", "build", "deps", "init"}
 	flagGroups = []flagGroup{
-		{"Source and output", []string{"source", "profile", "engine", "go-image", "output", "fresh", "parallel", "json"}, nil},
+		{"Source and output", []string{"source", "profile", "engine", "go-image", "output", "fresh", "parallel", "json", "timestamps"}, nil},
 		{"What to test and build", []string{"go-versions", "platforms", "modules", "packages", "commands", "tags", "ldflags", "race", "cgo", "shuffle", "timeout", "vet-checks", "rebuild"}, nil},
 		{"Known vulnerabilities", []string{"vuln", "vuln-mode", "vuln-db"}, []string{"vet", "test", "build", "verify", "image", "smoke", "attest", "publish", "deps", "compare", "kube", "init", "lock", "doctor"}},
 		{"Image", []string{"base", "mirrors", "entrypoint", "args", "user", "env", "ports", "volumes", "working-dir", "stop-signal", "capabilities", "labels", "certificates", "timezones", "accounts", "tmp",
