@@ -153,6 +153,17 @@ func tcpPort(s string) (int, error) {
 	return n, nil
 }
 
+// tcpPorts are the TCP ports of the configuration, in its order.
+func (c Config) tcpPorts() []int {
+	var ports []int
+	for _, p := range c.Ports {
+		if n, _ := tcpPort(p); n > 0 { // was checked
+			ports = append(ports, n)
+		}
+	}
+	return ports
+}
+
 // dockerHealth is the health check as Docker writes it, where command starts the program.
 func (c Config) dockerHealth(command []string) *v1.HealthConfig {
 	h := c.Health

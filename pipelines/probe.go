@@ -306,12 +306,7 @@ func checkMetrics(text []byte, families []string) (string, error) {
 
 // onlyPort is the port to ask when the probe names none.
 func (t *trial) onlyPort(ctx context.Context, w *watched) (int, error) {
-	var ports []int
-	for _, p := range t.config.Ports {
-		if n, _ := tcpPort(p); n > 0 {
-			ports = append(ports, n)
-		}
-	}
+	ports := t.config.tcpPorts()
 	if len(ports) == 0 {
 		var err error
 		if ports, err = w.Listening(ctx); err != nil {

@@ -452,12 +452,7 @@ func (w *watched) until(ctx context.Context, limit time.Duration, try func(ctx c
 // look is the probe for images of which nothing was said: they may end well, or stay and listen. stays tells which of
 // both.
 func (t *trial) look(ctx context.Context, w *watched) (text string, stays bool, err error) {
-	var expected []int
-	for _, p := range t.config.Ports {
-		if n, _ := tcpPort(p); n > 0 { // was checked
-			expected = append(expected, n)
-		}
-	}
+	expected := t.config.tcpPorts()
 	port := 0
 	ok, ended := w.until(ctx, t.config.Smoke.Deadline, func(ctx context.Context) bool {
 		candidates := expected

@@ -136,10 +136,6 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	if err != nil {
 		return err
 	}
-	before, err := pipelines.ReadLock(e.Source().FS)
-	if err != nil {
-		return err
-	}
 	if in.update {
 		lock.Forget()
 	}
@@ -189,6 +185,11 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 	case c.run == nil && in.json:
 		return json.NewEncoder(stdout).Encode(map[string]any{"event": "end", "schema": view.Schema, "plan": p.Plan, "platforms": p.Record.Platforms})
 	case c.run == nil:
+		// The engine's copy of the source has the lock file as it was.
+		before, err := pipelines.ReadLock(e.Source().FS)
+		if err != nil {
+			return err
+		}
 		return out.plan(wrote, lock.Changes(before))
 	}
 	reports, err := formats.Write(p, inRepository(in.source, os.Getenv))

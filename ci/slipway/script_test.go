@@ -11,6 +11,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
+
+	"github.com/slipway-ci/slipway/pipelines"
 )
 
 var update = flag.Bool("update", false, "rewrite what the scripts compare with")
@@ -111,4 +113,8 @@ func fixture(ts *testscript.TestScript, neg bool, args []string) {
 	root, err := filepath.Abs("../../testdata")
 	ts.Check(err)
 	ts.Check(os.CopyFS(ts.MkAbs("."), os.DirFS(filepath.Join(root, args[0]))))
+	// What `make run` has left in the sample.
+	for _, name := range pipelines.OutputNames(ts.MkAbs("dist")) {
+		ts.Check(os.RemoveAll(name))
+	}
 }
