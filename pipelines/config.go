@@ -51,6 +51,9 @@ type Config struct {
 	CGO bool `yaml:"cgo"`
 	// Shuffle is the order of tests: "off", "on", or the seed of an order. Default: off.
 	Shuffle string `yaml:"shuffle"`
+	// Count is how often each test runs. One that passes and fails is flaky, and has failed. With any number,
+	// go test takes no result from its cache. Default: once.
+	Count int `yaml:"count"`
 	// Timeout bounds the tests of one package. Default: 10m.
 	Timeout time.Duration `yaml:"timeout"`
 	// VetChecks are the checks of the vet stage: vet, gofmt, tidy, verify, vendor. Default: all.
@@ -155,6 +158,9 @@ func (c Config) withDefaults() (Config, error) {
 	c.Shuffle = cmp.Or(c.Shuffle, "off")
 	if _, err := strconv.ParseInt(c.Shuffle, 10, 64); err != nil && c.Shuffle != "off" && c.Shuffle != "on" {
 		return c, fault.Usagef("A number is the seed of an order.", "shuffle: %q is not off, on or a number", c.Shuffle)
+	}
+	if c.Count < 0 {
+		return c, fault.Usagef("Leave it out to run each test once.", "count: %d is less than 1", c.Count)
 	}
 	c.Timeout = cmp.Or(c.Timeout, 10*time.Minute)
 	if len(c.VetChecks) == 0 {

@@ -62,6 +62,9 @@ func (r *TestResult) junit() ([]byte, error) {
 				switch t.Result {
 				case testjson.Fail:
 					c.Failure = &junitText{"failed", t.Output}
+					if t.Flaky() {
+						c.Failure.Message = fmt.Sprintf("flaky: failed in %d of %d runs", t.FailedRuns, t.Runs)
+					}
 					s.Failures++
 				case testjson.Skip:
 					c.Skipped = &junitText{Message: strings.TrimSpace(t.Output)}

@@ -108,15 +108,16 @@ func (p *Pipeline) plan(ctx context.Context) error {
 
 func (p *Pipeline) newPlan(ctx context.Context) error {
 	s := p.stage("plan")
-	err := s.task(ctx, "plan", func(ctx context.Context, _ func(string)) (Verdict, string, error) {
+	err := s.task(ctx, "plan", func(ctx context.Context, progress func(string)) (Verdict, string, error) {
 		var err error
-		if p.Plan, err = makePlan(ctx, p.engine, p.Config, p.Lock); err != nil {
+		if p.Plan, err = makePlan(ctx, p.engine, p.Config, p.Lock, progress); err != nil {
 			return "", "", err
 		}
 		return Passed, p.Plan.summary(), nil
 	})
 	if err == nil {
-		err = s.task(ctx, "modules", func(ctx context.Context, _ func(string)) (Verdict, string, error) {
+		err = s.task(ctx, "modules", func(ctx context.Context, progress func(string)) (Verdict, string, error) {
+			progress("fetching what they require")
 			if err := p.fetchModules(ctx); err != nil {
 				return "", "", err
 			}
@@ -208,8 +209,15 @@ func (s *stage) task(ctx context.Context, name string, f func(ctx context.Contex
 	start := time.Now()
 	t := TaskRecord{Name: name, Started: s.p.since()}
 	s.p.observe(Event{Kind: EventStart, Stage: s.record.Name, Task: name})
+	var mu sync.Mutex
+	last := ""
 	v, detail, err := f(ctx, func(now string) {
-		s.p.observe(Event{Kind: EventProgress, Stage: s.record.Name, Task: name, Detail: now})
+		mu.Lock()
+		defer mu.Unlock()
+		if now != last {
+			last = now
+			s.p.observe(Event{Kind: EventProgress, Stage: s.record.Name, Task: name, Detail: now})
+		}
 	})
 	elapsed := time.Since(start)
 	t.Verdict, t.Detail, t.Elapsed = v, detail, Milliseconds(elapsed)

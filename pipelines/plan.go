@@ -106,7 +106,7 @@ const oldestRelease = "1.20"
 // makePlan answers what the source alone decides: modules, matrix and platforms. Toolchains are ready
 // and verified when it returns, and l holds what it pinned. Commands are found later, by findCommands,
 // because they need the modules' requirements.
-func makePlan(ctx context.Context, e engine.Engine, c Config, l *Lock) (*Plan, error) {
+func makePlan(ctx context.Context, e engine.Engine, c Config, l *Lock, progress func(string)) (*Plan, error) {
 	src := e.Source()
 	p := &Plan{Source: identify(src), goWork: "off"}
 	if err := p.findModules(src.FS, c.Modules); err != nil {
@@ -123,6 +123,7 @@ func makePlan(ctx context.Context, e engine.Engine, c Config, l *Lock) (*Plan, e
 		}
 	}
 	slices.SortFunc(p.Platforms, func(a, b Platform) int { return cmp.Compare(a.String(), b.String()) })
+	progress("looking for Go releases")
 	if err := p.makeMatrix(ctx, e, c.GoVersions, l); err != nil {
 		return nil, err
 	}
@@ -133,6 +134,7 @@ func makePlan(ctx context.Context, e engine.Engine, c Config, l *Lock) (*Plan, e
 	}
 	used := map[string]bool{}
 	for i, r := range p.Releases {
+		progress(fmt.Sprintf("Go %s, %d of %d: fetching it the first time, verifying it", r.Exact, i+1, len(p.Releases)))
 		t, err := e.Toolchain(ctx, r.Exact, l.Toolchains[r.Exact])
 		if err != nil {
 			// Proxies differ in what they say of what does not exist. The list of releases is clear.

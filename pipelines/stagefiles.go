@@ -12,7 +12,7 @@ import (
 var stageInputs = map[string][]string{
 	"plan":    {"source", "lock", "go-versions", "platforms", "modules", "packages", "commands", "tags", "cgo"},
 	"vet":     {"source", "toolchains", "modules", "packages", "tags", "cgo", "vet-checks"},
-	"test":    {"source", "toolchains", "modules", "packages", "tags", "cgo", "race", "shuffle", "timeout"},
+	"test":    {"source", "toolchains", "modules", "packages", "tags", "cgo", "race", "shuffle", "count", "timeout"},
 	"vuln":    {"source", "toolchains", "modules", "packages", "tags", "cgo", "platforms", "commands", "vuln", "vuln-mode", "vuln-db"},
 	"build":   {"source", "toolchains", "modules", "packages", "commands", "platforms", "tags", "ldflags", "cgo", "base"},
 	"verify":  {"build", "source", "toolchains", "rebuild", "cgo"},

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
@@ -60,18 +61,36 @@ func (l TestLeg) broken() int {
 	return n
 }
 
+// flaky counts the failed tests that also passed.
+func (l TestLeg) flaky() int {
+	n := 0
+	for _, p := range l.Packages {
+		for _, t := range p.Tests {
+			if t.Flaky() && p.SaysWhy(t) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // summarize is the outcome of one release in a few words.
 func summarize(legs []TestLeg) string {
 	passed, failed, skipped, broken := 0, 0, 0, 0
 	for _, l := range legs {
 		passed, failed, skipped, broken = passed+l.Passed, failed+l.Failed, skipped+l.Skipped, broken+l.broken()
 	}
+	s := testCounts(passed, failed, skipped)
+	if broken > 0 {
+		s = plural(broken, "package", "packages") + " failed, " + s
+	}
+	return s
+}
+
+func testCounts(passed, failed, skipped int) string {
 	s := fmt.Sprintf("%d passed", passed)
 	if failed > 0 {
 		s = fmt.Sprintf("%d failed, %s", failed, s)
-	}
-	if broken > 0 {
-		s = plural(broken, "package", "packages") + " failed, " + s
 	}
 	if skipped > 0 {
 		s += fmt.Sprintf(", %d skipped", skipped)
@@ -142,15 +161,19 @@ func (p *Pipeline) runTest(ctx context.Context) (*TestResult, error) {
 }
 
 func (r *TestResult) summary() string {
-	tests, failed, broken := 0, 0, 0
+	tests, failed, flaky, broken := 0, 0, 0, 0
 	for _, l := range r.Legs {
 		tests += l.Passed + l.Failed + l.Skipped
 		failed += l.Failed
+		flaky += l.flaky()
 		broken += l.broken()
 	}
 	s := fmt.Sprintf("%d tests", tests)
 	if failed > 0 {
 		s = fmt.Sprintf("%d of %s failed", failed, s)
+	}
+	if flaky > 0 {
+		s += fmt.Sprintf(" (%d flaky)", flaky)
 	}
 	if broken > 0 {
 		s += ", " + plural(broken, "package", "packages") + " failed"
@@ -201,23 +224,23 @@ func (p *Pipeline) testLeg(ctx context.Context, release string, m Module, patter
 	if seed != "" {
 		command.Args = append(command.Args, "-shuffle="+seed)
 	}
+	if p.Config.Count > 0 {
+		command.Args = append(command.Args, "-count="+strconv.Itoa(p.Config.Count))
+	}
 	command.Args = append(append(command.Args, tagFlags(p.Config.Tags)...), patterns...)
 
 	reader, writer := io.Pipe()
 	command.Stdout = writer
+	var tests testjson.Reader
 	parsed := make(chan testjson.Report, 1)
 	go func() {
-		last := time.Time{}
-		report := testjson.Read(reader, func(pkg, test string) {
-			if now := time.Now(); now.Sub(last) > 50*time.Millisecond {
-				progress(strings.TrimSpace(strings.TrimPrefix(strings.TrimPrefix(pkg, m.Path), "/") + " " + test))
-				last = now
-			}
-		})
+		report := tests.Read(reader)
 		_, _ = io.Copy(io.Discard, reader)
 		parsed <- report
 	}()
+	stop := every(time.Second/10, func() { progress(running(tests.Progress(), m.Path)) })
 	r, err = p.run(ctx, command)
+	stop()
 	_ = writer.Close()
 	report := <-parsed
 	if err != nil {
@@ -262,12 +285,46 @@ func (p *Pipeline) testLeg(ctx context.Context, release string, m Module, patter
 	return leg, profile, nil
 }
 
-// failures lists what failed, with the releases in which it did; what fails in some releases only comes
-// first.
+// every calls f again and again until the function that it returns has been called, and not after.
+func every(interval time.Duration, f func()) (stop func()) {
+	done := make(chan struct{})
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+				f()
+			}
+		}
+	})
+	return func() {
+		close(done)
+		wait.Wait()
+	}
+}
+
+// running says what the tests of a module do now: "12 passed; store: TestPut, TestGet/empty".
+func running(now testjson.Progress, module string) string {
+	s := testCounts(now.Passed, now.Failed, now.Skipped)
+	if now.Package == "" {
+		return strings.TrimPrefix(s+"; compiling", "0 passed; ")
+	}
+	pkg := strings.TrimPrefix(strings.TrimPrefix(now.Package, module), "/")
+	tests := strings.Join(now.Running, ", ")
+	return s + "; " + strings.TrimSuffix(strings.TrimPrefix(pkg+": "+tests, ": "), ": ")
+}
+
+// failures lists what failed, with the releases in which it did. What fails under some releases only comes
+// first, and what also passes, under any of them, last: which releases those are is chance.
 func (r *TestResult) failures(plan *Plan) []Failure {
 	type key struct{ module, pkg, test string }
 	releases := map[key][]string{}
 	output := map[key]string{}
+	flaky := map[key][]string{}
 	add := func(k key, l TestLeg, text string) {
 		releases[k] = append(releases[k], l.Release)
 		if output[k] == "" {
@@ -285,8 +342,12 @@ func (r *TestResult) failures(plan *Plan) []Failure {
 			named := false
 			for _, t := range pkg.Tests {
 				if t.Result == testjson.Fail && pkg.SaysWhy(t) {
-					add(key{l.Module, pkg.Path, t.Name}, l, t.Output)
+					k := key{l.Module, pkg.Path, t.Name}
+					add(k, l, t.Output)
 					named = true
+					if t.Flaky() {
+						flaky[k] = append(flaky[k], fmt.Sprintf("%d of %d runs under Go %s", t.FailedRuns, t.Runs, l.Release))
+					}
 				}
 			}
 			if !named {
@@ -295,7 +356,7 @@ func (r *TestResult) failures(plan *Plan) []Failure {
 		}
 	}
 	all := plan.exact()
-	var failures []Failure
+	var failures, uncertain []Failure
 	for k, in := range releases {
 		slices.Sort(in)
 		in = slices.Compact(in)
@@ -307,15 +368,22 @@ func (r *TestResult) failures(plan *Plan) []Failure {
 			f.Repeat["packages"] = k.pkg
 		}
 		f.Where = "Go " + strings.Join(in, ", ")
+		if flaky[k] != nil {
+			f.Message = "flaky: failed in " + strings.Join(flaky[k], ", ") + "\n" + f.Message
+			uncertain = append(uncertain, f)
+			continue
+		}
 		if len(in) < len(all) {
 			f.Where = "only Go " + strings.Join(in, ", ")
 		}
 		failures = append(failures, f)
 	}
-	slices.SortFunc(failures, func(a, b Failure) int {
-		return cmp.Or(cmp.Compare(strings.Count(a.Where, ","), strings.Count(b.Where, ",")), cmp.Compare(a.What, b.What))
-	})
-	return failures
+	for _, s := range [][]Failure{failures, uncertain} {
+		slices.SortFunc(s, func(a, b Failure) int {
+			return cmp.Or(cmp.Compare(strings.Count(a.Where, ","), strings.Count(b.Where, ",")), cmp.Compare(a.What, b.What))
+		})
+	}
+	return append(failures, uncertain...)
 }
 
 func (p *Pipeline) writeTestReports(r *TestResult, profile []byte) error {

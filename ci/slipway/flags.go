@@ -74,6 +74,7 @@ func newFlagSet(name string, c *pipelines.Config) *flagSet {
 	f.BoolVar(&c.Race, "race", c.Race, "test with the race detector (needs a C compiler)")
 	f.BoolVar(&c.CGO, "cgo", c.CGO, "let builds and tests use cgo")
 	f.StringVar(&c.Shuffle, "shuffle", c.Shuffle, "`order` of tests: off, on, or a seed (default off)")
+	f.IntVar(&c.Count, "count", c.Count, "`number` of times that each test runs; one that passes and fails is named as flaky (default once)")
 	f.DurationVar(&c.Timeout, "timeout", c.Timeout, "`limit` for the tests of one package (default 10m)")
 	f.StringSliceVar(&c.VetChecks, "vet-checks", c.VetChecks, "`checks` of the vet stage: vet, gofmt, tidy, verify, vendor (default all)")
 	f.StringVar(&c.Vuln, "vuln", c.Vuln, "known vulnerabilities: `when` they fail a run of all: off, check, or require (that the database answers) (default off)")

@@ -51,7 +51,7 @@ var (
 	noImage    = []string{"vet", "test", "vuln", "build", "deps", "init"}
 	flagGroups = []flagGroup{
 		{"Source and output", []string{"source", "profile", "engine", "go-image", "output", "fresh", "parallel", "json", "timestamps"}, nil},
-		{"What to test and build", []string{"go-versions", "platforms", "modules", "packages", "commands", "tags", "ldflags", "race", "cgo", "shuffle", "timeout", "vet-checks", "rebuild"}, nil},
+		{"What to test and build", []string{"go-versions", "platforms", "modules", "packages", "commands", "tags", "ldflags", "race", "cgo", "shuffle", "count", "timeout", "vet-checks", "rebuild"}, nil},
 		{"Known vulnerabilities", []string{"vuln", "vuln-mode", "vuln-db"}, []string{"vet", "test", "build", "verify", "image", "smoke", "attest", "publish", "deps", "compare", "kube", "init", "lock", "doctor"}},
 		{"Image", []string{"base", "mirrors", "entrypoint", "args", "user", "env", "ports", "volumes", "working-dir", "stop-signal", "capabilities", "labels", "certificates", "timezones", "accounts", "tmp",
 			"format", "compression", "size-limit", "layer-limit", "previous"}, noImage},

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"compress/gzip"
 	"flag"
+	"fmt"
 	"io"
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -227,7 +229,7 @@ func TestRecorded(t *testing.T) {
 	for _, release := range releases {
 		t.Run(release, func(t *testing.T) {
 			r := recording(t, release)
-			report := testjson.Read(bytes.NewReader(r["all.json"]), nil)
+			report := readAll(bytes.NewReader(r["all.json"]))
 			report.AddBuildErrors(r["all.stderr"])
 			assert.Empty(t, string(report.Stray))
 			got, want := heard(report), wanted(release)
@@ -263,7 +265,7 @@ func TestRecordedDependency(t *testing.T) {
 	for _, release := range releases {
 		t.Run(release, func(t *testing.T) {
 			r := recording(t, release)
-			report := testjson.Read(bytes.NewReader(r["dependency.json"]), nil)
+			report := readAll(bytes.NewReader(r["dependency.json"]))
 			report.AddBuildErrors(r["dependency.stderr"])
 			require.Len(t, report.Packages, 2)
 			p := report.Packages[0]
@@ -281,12 +283,12 @@ func TestRecordedCached(t *testing.T) {
 	for _, release := range releases {
 		t.Run(release, func(t *testing.T) {
 			r := recording(t, release)
-			for _, p := range testjson.Read(bytes.NewReader(r["cached.json"]), nil).Packages {
+			for _, p := range readAll(bytes.NewReader(r["cached.json"])).Packages {
 				assert.True(t, p.Cached, p.Path)
 				assert.Equal(t, testjson.Pass, p.Result)
 			}
 			// Before Go 1.24 a coverage profile is never cached.
-			covered := testjson.Read(bytes.NewReader(r["cover.json"]), nil)
+			covered := readAll(bytes.NewReader(r["cover.json"]))
 			require.Len(t, covered.Packages, 1)
 			assert.Equal(t, release == "1.27", covered.Packages[0].Cached)
 		})
@@ -298,7 +300,7 @@ func TestRecordedHuge(t *testing.T) {
 		t.Run(release, func(t *testing.T) {
 			r := recording(t, release)
 			require.Greater(t, len(r["huge.json"]), 400_000)
-			report := testjson.Read(bytes.NewReader(r["huge.json"]), nil)
+			report := readAll(bytes.NewReader(r["huge.json"]))
 			require.Len(t, report.Packages, 1)
 			require.Len(t, report.Packages[0].Tests, 1)
 			huge := report.Packages[0].Tests[0]
@@ -319,7 +321,7 @@ func TestRecordedUsage(t *testing.T) {
 	for _, release := range releases {
 		t.Run(release, func(t *testing.T) {
 			r := recording(t, release)
-			report := testjson.Read(bytes.NewReader(r["usage.json"]), nil)
+			report := readAll(bytes.NewReader(r["usage.json"]))
 			report.AddBuildErrors(r["usage.stderr"])
 			require.Len(t, report.Packages, 1)
 			assert.Equal(t, testjson.Fail, report.Packages[0].Result)
@@ -332,7 +334,7 @@ func TestRecordedUsage(t *testing.T) {
 func TestSaysWhy(t *testing.T) {
 	r := recording(t, "1.27")
 	why := map[string]bool{}
-	for _, p := range testjson.Read(bytes.NewReader(r["all.json"]), nil).Packages {
+	for _, p := range readAll(bytes.NewReader(r["all.json"])).Packages {
 		for _, x := range p.Tests {
 			if x.Result == testjson.Fail {
 				why[strings.TrimPrefix(p.Path, module)+" "+x.Name] = p.SaysWhy(x)
@@ -347,13 +349,49 @@ func TestSaysWhy(t *testing.T) {
 	}, why)
 }
 
-func TestRunning(t *testing.T) {
+// While tests run, one sees those of the package that began first.
+func TestProgress(t *testing.T) {
 	r := recording(t, "1.22")
-	var events []string
-	testjson.Read(bytes.NewReader(r["cached.json"]), func(pkg, test string) {
-		if strings.HasSuffix(pkg, "/skip") {
-			events = append(events, test)
+	var seen []string
+	var reader testjson.Reader
+	lines := bytes.SplitAfter(r["all.json"], []byte("\n"))
+	look := func() {
+		now := reader.Progress()
+		text := fmt.Sprintf("%d %d %d %s %s", now.Passed, now.Failed, now.Skipped, path.Base(now.Package), strings.Join(now.Running, " "))
+		if len(seen) == 0 || seen[len(seen)-1] != text {
+			seen = append(seen, text)
 		}
-	})
-	assert.Equal(t, []string{"TestSkip", "TestSkipNow", "TestOther"}, events)
+	}
+	report := reader.Read(&watched{lines, look})
+	look()
+	count := map[string]int{}
+	for _, p := range report.Packages {
+		for _, x := range p.Tests {
+			count[x.Result]++
+		}
+	}
+	last := reader.Progress()
+	assert.Empty(t, last.Package)
+	assert.Equal(t, count[testjson.Pass], last.Passed)
+	assert.Equal(t, count[testjson.Skip], last.Skipped)
+	assert.LessOrEqual(t, last.Failed, count[testjson.Fail], "some never end")
+	assert.Subset(t, seen, []string{"1 3 0 fail TestSub/good", "2 3 0 fail TestSub", "4 6 2 hangs TestHang/deep"})
+}
+
+// watched hands out one line at a time and looks at the reader before each.
+type watched struct {
+	lines [][]byte
+	look  func()
+}
+
+func (w *watched) Read(b []byte) (int, error) {
+	w.look()
+	if len(w.lines) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, w.lines[0])
+	if w.lines[0] = w.lines[0][n:]; len(w.lines[0]) == 0 {
+		w.lines = w.lines[1:]
+	}
+	return n, nil
 }

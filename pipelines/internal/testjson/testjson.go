@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // The results of tests and packages.
@@ -46,9 +47,16 @@ type Test struct {
 	Name    string  `json:"name"`
 	Result  string  `json:"result"`
 	Seconds float64 `json:"seconds"`
-	// Output is that of a test that failed, or the reason of one that was skipped.
+	// Output is that of a test that failed, for the first time if it ran more than once, or the reason of one
+	// that was skipped.
 	Output string `json:"output,omitempty"`
+	// Runs and FailedRuns count how often it ran and failed, with -count only. Failed is one that failed once.
+	Runs       int `json:"runs,omitempty"`
+	FailedRuns int `json:"failed_runs,omitempty"`
 }
+
+// Flaky tells whether the test both passed and failed.
+func (t Test) Flaky() bool { return t.FailedRuns > 0 && t.FailedRuns < t.Runs }
 
 // SaysWhy tells whether a failed test says itself why it failed. One that does not has failed because its
 // subtests did. A panic in a subtest is told by its parent.
@@ -85,6 +93,11 @@ type unit struct {
 	result  string
 	seconds float64
 	output  []byte
+	// Of a test, which may run more than once: whether it runs, whether it waits for others, how often it ended
+	// and failed, and what it printed when it failed first, once it runs again.
+	running, waiting bool
+	runs, failedRuns int
+	failure          []byte
 }
 
 func (u *unit) print(s string) {
@@ -105,53 +118,123 @@ type pkg struct {
 // notBuilt matches what Go before 1.24 prints in place of events for a package that cannot be built.
 var notBuilt = regexp.MustCompile(`^FAIL\t(\S+) \[(?:build|setup) failed\]$`)
 
-// Read reads events until r ends. For each event of a test it calls running, with the test's package and
-// name, if running is not nil.
-func Read(r io.Reader, running func(pkg, test string)) Report {
-	packages := map[string]*pkg{}
-	builds := map[string]*unit{}
-	var report Report
-	get := func(path string) *pkg {
-		p := packages[path]
-		if p == nil {
-			p = &pkg{tests: map[string]*unit{}}
-			packages[path] = p
-		}
-		return p
+// Reader reads the events of one `go test`, and tells meanwhile how far it is. The zero value is ready for use.
+type Reader struct {
+	mu       sync.Mutex
+	packages map[string]*pkg
+	builds   map[string]*unit
+	stray    []byte
+	started  []string // packages whose tests run, in the order in which they began
+	progress Progress
+}
+
+// Progress is how far a `go test` is.
+type Progress struct {
+	// How many tests have ended, and how.
+	Passed, Failed, Skipped int
+	// Package is the one that has run for the longest time, empty when none does.
+	Package string
+	// Running are its tests that run, without those that wait for others.
+	Running []string
+}
+
+// Progress may be called while Read reads.
+func (r *Reader) Progress() Progress {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.progress
+	if len(r.started) == 0 {
+		return now
 	}
-	lines := bufio.NewReaderSize(r, 64<<10)
-	for {
-		line, err := readLine(lines)
-		if len(line) > 0 {
-			var e event
-			if json.Unmarshal(line, &e) != nil || e.Action == "" {
-				if m := notBuilt.FindSubmatch(line); m != nil {
-					p := get(strings.ToValidUTF8(string(m[1]), "\uFFFD"))
-					p.result = Fail
-					p.print(string(line) + "\n")
-				} else if len(report.Stray) < maxOutput {
-					report.Stray = append(append(report.Stray, line...), '\n')
-				}
-			} else if e.Package == "" {
-				if e.Action == "build-output" {
-					if builds[e.ImportPath] == nil {
-						builds[e.ImportPath] = &unit{}
-					}
-					builds[e.ImportPath].print(e.Output)
-				}
-			} else {
-				get(e.Package).add(e)
-				if running != nil && e.Action == "run" {
-					running(e.Package, e.Test)
+	now.Package = r.started[0]
+	p := r.packages[now.Package]
+	parents := map[string]bool{}
+	for _, name := range p.order {
+		if u := p.tests[name]; u.running && !u.waiting {
+			now.Running = append(now.Running, name)
+			for i := range name {
+				if name[i] == '/' {
+					parents[name[:i]] = true
 				}
 			}
 		}
+	}
+	now.Running = slices.DeleteFunc(now.Running, func(name string) bool { return parents[name] })
+	return now
+}
+
+// Read reads events until from ends. A Reader reads once.
+func (r *Reader) Read(from io.Reader) Report {
+	r.packages, r.builds = map[string]*pkg{}, map[string]*unit{}
+	lines := bufio.NewReaderSize(from, 64<<10)
+	for {
+		line, err := readLine(lines)
+		if len(line) > 0 {
+			r.line(line)
+		}
 		if err != nil {
-			break
+			return r.report()
 		}
 	}
-	for path, p := range packages {
-		if b := builds[p.failedBuild]; b != nil {
+}
+
+func (r *Reader) line(line []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var e event
+	if json.Unmarshal(line, &e) != nil || e.Action == "" {
+		if m := notBuilt.FindSubmatch(line); m != nil {
+			p := r.pkg(strings.ToValidUTF8(string(m[1]), "\uFFFD"))
+			p.result = Fail
+			p.print(string(line) + "\n")
+		} else if len(r.stray) < maxOutput {
+			r.stray = append(append(r.stray, line...), '\n')
+		}
+		return
+	}
+	if e.Package == "" {
+		if e.Action == "build-output" {
+			if r.builds[e.ImportPath] == nil {
+				r.builds[e.ImportPath] = &unit{}
+			}
+			r.builds[e.ImportPath].print(e.Output)
+		}
+		return
+	}
+	r.pkg(e.Package).add(e)
+	ended := e.Action == Pass || e.Action == Fail || e.Action == Skip
+	switch {
+	case e.Test != "" && ended:
+		switch e.Action {
+		case Pass:
+			r.progress.Passed++
+		case Fail:
+			r.progress.Failed++
+		case Skip:
+			r.progress.Skipped++
+		}
+	case e.Test == "" && e.Action == "start":
+		r.started = append(r.started, e.Package)
+	case e.Test == "" && ended:
+		r.started = slices.DeleteFunc(r.started, func(path string) bool { return path == e.Package })
+	}
+}
+
+func (r *Reader) pkg(path string) *pkg {
+	p := r.packages[path]
+	if p == nil {
+		p = &pkg{tests: map[string]*unit{}}
+		r.packages[path] = p
+	}
+	return p
+}
+
+func (r *Reader) report() Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	report := Report{Stray: r.stray}
+	for path, p := range r.packages {
+		if b := r.builds[p.failedBuild]; b != nil {
 			p.output = append(b.output, p.output...)
 		}
 		report.Packages = append(report.Packages, p.finish(path))
@@ -184,9 +267,22 @@ func (p *pkg) add(e event) {
 		}
 	}
 	switch e.Action {
+	case "run":
+		if u.failedRuns > 0 && u.failure == nil {
+			u.failure = u.output
+		}
+		u.running, u.waiting, u.output = true, false, nil
+	case "pause", "cont":
+		u.waiting = e.Action == "pause"
 	case Pass, Fail, Skip:
-		if u.seconds = e.Elapsed; u.result != Fail { // with -count, a test may fail once and pass then
+		u.running = false
+		u.runs++
+		u.seconds = max(u.seconds, e.Elapsed)
+		if u.result != Fail { // one that failed once stays so
 			u.result = e.Action
+		}
+		if e.Action == Fail {
+			u.failedRuns++
 		}
 		if e.Test == "" {
 			p.failedBuild = e.FailedBuild
@@ -207,15 +303,24 @@ func (p *pkg) finish(path string) Package {
 	for _, name := range p.order {
 		u := p.tests[name]
 		t := Test{Name: name, Result: u.result, Seconds: u.seconds}
-		if t.Result == "" && result.Result == Pass {
+		if result.Result == Pass && t.Result == "" {
 			continue // a benchmark or an example without an end of its own
 		}
-		if t.Result != Pass {
+		if u.running && result.Result == Fail {
+			t.Result = "" // it passed before, but did not end now
+		}
+		if u.runs > 1 {
+			t.Runs, t.FailedRuns = u.runs, u.failedRuns
+		}
+		switch {
+		case t.Result == Fail && u.failure != nil:
+			t.Output = clean(u.failure)
+		case t.Result != Pass:
 			t.Output = clean(u.output)
 		}
 		if t.Result == "" { // a panic, os.Exit, a timeout
 			t.Result = Fail
-			subtest := func(n string) bool { return strings.HasPrefix(n, name+"/") && p.tests[n].result == "" }
+			subtest := func(n string) bool { return strings.HasPrefix(n, name+"/") && p.tests[n].running }
 			if t.Output == "" && !slices.ContainsFunc(p.order, subtest) {
 				t.Output = "It had not ended when the tests of its package did."
 			}

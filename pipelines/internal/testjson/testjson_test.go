@@ -18,7 +18,12 @@ import (
 )
 
 func read(lines ...string) testjson.Report {
-	return testjson.Read(strings.NewReader(strings.Join(lines, "\n")), nil)
+	return readAll(strings.NewReader(strings.Join(lines, "\n")))
+}
+
+func readAll(from io.Reader) testjson.Report {
+	var r testjson.Reader
+	return r.Read(from)
 }
 
 // go test itself was killed, or its output ended for another reason.
@@ -43,9 +48,9 @@ func TestTruncated(t *testing.T) {
 
 func TestReadError(t *testing.T) {
 	whole := `{"Action":"pass","Package":"a"}` + "\n"
-	r := testjson.Read(io.MultiReader(strings.NewReader(whole), iotest.ErrReader(io.ErrUnexpectedEOF)), nil)
+	r := readAll(io.MultiReader(strings.NewReader(whole), iotest.ErrReader(io.ErrUnexpectedEOF)))
 	assert.Equal(t, []testjson.Package{{Path: "a", Result: testjson.Pass}}, r.Packages)
-	r = testjson.Read(iotest.OneByteReader(strings.NewReader(whole)), nil)
+	r = readAll(iotest.OneByteReader(strings.NewReader(whole)))
 	assert.Equal(t, []testjson.Package{{Path: "a", Result: testjson.Pass}}, r.Packages)
 }
 
@@ -54,11 +59,11 @@ func TestStray(t *testing.T) {
 	assert.Equal(t, "go: downloading example.com/x v1.0.0\n{\"not\":\"an event\"}\nnull\n[]\n", string(r.Stray))
 	assert.Len(t, r.Packages, 1)
 
-	r = testjson.Read(strings.NewReader(strings.Repeat("noise\n", 1_000_000)), nil)
+	r = readAll(strings.NewReader(strings.Repeat("noise\n", 1_000_000)))
 	assert.Less(t, len(r.Stray), 1<<17, "bounded")
 
 	// One line that never ends, and an event after it.
-	r = testjson.Read(io.MultiReader(strings.NewReader(strings.Repeat("x", 8<<20)), strings.NewReader("\n"+`{"Action":"pass","Package":"a"}`)), nil)
+	r = readAll(io.MultiReader(strings.NewReader(strings.Repeat("x", 8<<20)), strings.NewReader("\n"+`{"Action":"pass","Package":"a"}`)))
 	assert.Less(t, len(r.Stray), 2<<20)
 	assert.Equal(t, []testjson.Package{{Path: "a", Result: testjson.Pass}}, r.Packages)
 }
@@ -66,7 +71,7 @@ func TestStray(t *testing.T) {
 // The output of tests is cut, not kept.
 func TestMemoryIsBounded(t *testing.T) {
 	line := fmt.Sprintf(`{"Action":"output","Package":"a","Test":"T","Output":%q}`+"\n", strings.Repeat("y", 1000)+"\n")
-	r := testjson.Read(io.MultiReader(repeat(line, 5_000), strings.NewReader(`{"Action":"fail","Package":"a","Test":"T"}`+"\n"+`{"Action":"fail","Package":"a"}`)), nil)
+	r := readAll(io.MultiReader(repeat(line, 5_000), strings.NewReader(`{"Action":"fail","Package":"a","Test":"T"}`+"\n"+`{"Action":"fail","Package":"a"}`)))
 	require.Len(t, r.Packages[0].Tests, 1)
 	assert.Less(t, len(r.Packages[0].Tests[0].Output), 1<<18)
 }
@@ -79,15 +84,56 @@ func repeat(s string, n int) io.Reader {
 	return io.MultiReader(readers...)
 }
 
-// A test that runs again (-count=2) has the last result and all outputs of failures.
+// A test that runs more than once has failed if it did so once. What it printed then is what counts.
 func TestCount(t *testing.T) {
-	r := read(
-		`{"Action":"run","Package":"a","Test":"T"}`, `{"Action":"output","Package":"a","Test":"T","Output":"one\n"}`, `{"Action":"fail","Package":"a","Test":"T"}`,
-		`{"Action":"run","Package":"a","Test":"T"}`, `{"Action":"output","Package":"a","Test":"T","Output":"two\n"}`, `{"Action":"pass","Package":"a","Test":"T"}`,
-		`{"Action":"fail","Package":"a"}`,
-	)
-	require.Len(t, r.Packages[0].Tests, 1)
-	assert.Equal(t, testjson.Test{Name: "T", Result: testjson.Fail, Output: "one\ntwo"}, r.Packages[0].Tests[0])
+	run := func(output, result string) string {
+		return fmt.Sprintf(`{"Action":"run","Package":"a","Test":"T"}`+"\n"+`{"Action":"output","Package":"a","Test":"T","Output":%q}`+"\n"+`{"Action":%q,"Package":"a","Test":"T","Elapsed":%d}`, output+"\n", result, len(output))
+	}
+	failed := `{"Action":"fail","Package":"a"}`
+	for name, c := range map[string]struct {
+		lines []string
+		want  testjson.Test
+		flaky bool
+	}{
+		"first":  {[]string{run("one", "fail"), run("three", "pass"), failed}, testjson.Test{Result: testjson.Fail, Output: "one", Seconds: 5, Runs: 2, FailedRuns: 1}, true},
+		"last":   {[]string{run("one", "pass"), run("two", "fail"), failed}, testjson.Test{Result: testjson.Fail, Output: "two", Seconds: 3, Runs: 2, FailedRuns: 1}, true},
+		"middle": {[]string{run("one", "pass"), run("two", "fail"), run("three", "fail"), run("four", "pass"), failed}, testjson.Test{Result: testjson.Fail, Output: "two", Seconds: 5, Runs: 4, FailedRuns: 2}, true},
+		"always": {[]string{run("one", "fail"), run("two", "fail"), failed}, testjson.Test{Result: testjson.Fail, Output: "one", Seconds: 3, Runs: 2, FailedRuns: 2}, false},
+		"never":  {[]string{run("one", "pass"), run("two", "pass"), `{"Action":"pass","Package":"a"}`}, testjson.Test{Result: testjson.Pass, Seconds: 3, Runs: 2}, false},
+		"hangs":  {[]string{run("one", "pass"), `{"Action":"run","Package":"a","Test":"T"}`, failed}, testjson.Test{Result: testjson.Fail, Output: "It had not ended when the tests of its package did.", Seconds: 3}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := read(c.lines...)
+			require.Len(t, r.Packages[0].Tests, 1)
+			c.want.Name = "T"
+			assert.Equal(t, c.want, r.Packages[0].Tests[0])
+			assert.Equal(t, c.flaky, r.Packages[0].Tests[0].Flaky())
+		})
+	}
+}
+
+// Parallel tests that wait for their turn are not among those that run.
+func TestProgressParallel(t *testing.T) {
+	var reader testjson.Reader
+	event := func(action, test string) string {
+		return fmt.Sprintf(`{"Action":%q,"Package":"a","Test":%q}`+"\n", action, test)
+	}
+	look := readerFunc(func() {
+		now := reader.Progress()
+		assert.Equal(t, testjson.Progress{Passed: 1, Package: "a", Running: []string{"A", "C/sub"}}, now)
+	})
+	reader.Read(io.MultiReader(strings.NewReader(
+		`{"Action":"start","Package":"a"}`+"\n"+`{"Action":"start","Package":"b"}`+"\n"+
+			event("run", "A")+event("pause", "A")+event("run", "B")+event("pause", "B")+event("run", "C")+event("run", "C/sub")+
+			event("cont", "A")+event("run", "D")+event("pass", "D")), look))
+}
+
+// readerFunc is called where a reader ends.
+type readerFunc func()
+
+func (f readerFunc) Read([]byte) (int, error) {
+	f()
+	return 0, io.EOF
 }
 
 func TestAddBuildErrors(t *testing.T) {
@@ -130,10 +176,11 @@ func FuzzTestJSON(f *testing.F) {
 	}
 	f.Add([]byte("FAIL\ta\xff [build failed]\n"), []byte("# a\xff\n\xfe\n"))
 	f.Fuzz(func(t *testing.T, stdout, stderr []byte) {
-		ran := 0
-		r := testjson.Read(bytes.NewReader(stdout), func(string, string) { ran++ })
+		var reader testjson.Reader
+		r := reader.Read(bytes.NewReader(stdout))
 		r.AddBuildErrors(stderr)
-		require.LessOrEqual(t, ran, bytes.Count(stdout, []byte("\n"))+1)
+		now := reader.Progress()
+		require.LessOrEqual(t, now.Passed+now.Failed+now.Skipped+len(now.Running), bytes.Count(stdout, []byte("\n"))+1)
 		require.True(t, slices.IsSortedFunc(r.Packages, func(a, b testjson.Package) int { return cmp.Or(cmp.Compare(a.Path, b.Path), 1) }), "sorted, and none twice")
 		size := 0
 		for _, p := range r.Packages {

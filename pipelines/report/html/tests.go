@@ -20,6 +20,7 @@ type tests struct {
 	Releases []string
 	Packages []testedPackage
 	Coverage string
+	Flaky    []flakyTest
 	Slowest  []slowTest
 	Skipped  []skippedTest
 }
@@ -28,6 +29,11 @@ type testedPackage struct {
 	Path     string
 	Cells    []cell // one for each release
 	Coverage string
+}
+
+type flakyTest struct {
+	Name, Package, Release string
+	Runs, Failed           int
 }
 
 type slowTest struct {
@@ -109,6 +115,9 @@ func newTests(r Run) *tests {
 			cells[at{p.Path, l.Release}] = c
 			for _, x := range p.Tests {
 				k := test{p.Path, x.Name}
+				if x.Flaky() && p.SaysWhy(x) {
+					t.Flaky = append(t.Flaky, flakyTest{x.Name, p.Path, l.Release, x.Runs, x.FailedRuns})
+				}
 				if x.Result == "skip" {
 					if skipped[k] == nil {
 						skipped[k] = &skippedTest{Name: x.Name, Package: p.Path, Reason: reason(x.Output)}
@@ -139,6 +148,9 @@ func newTests(r Run) *tests {
 	}
 	// What failed is never cut off.
 	slices.SortStableFunc(t.Packages, func(a, b testedPackage) int { return cmp.Compare(b.failed(), a.failed()) })
+	slices.SortFunc(t.Flaky, func(a, b flakyTest) int {
+		return cmp.Or(cmp.Compare(a.Package, b.Package), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Release, b.Release))
+	})
 	names := slices.SortedFunc(maps.Keys(slow), func(a, b test) int {
 		return cmp.Or(cmp.Compare(seconds[b], seconds[a]), cmp.Compare(a.pkg, b.pkg), cmp.Compare(a.name, b.name))
 	})
@@ -167,6 +179,9 @@ func (p testedPackage) failed() int {
 
 // Shown are the packages that have a place in the table.
 func (t tests) Shown() []testedPackage { return t.Packages[:min(len(t.Packages), maxPackages)] }
+
+// ShownFlaky are the flaky tests that have a place in the list.
+func (t tests) ShownFlaky() []flakyTest { return t.Flaky[:min(len(t.Flaky), maxSkipped)] }
 
 // ShownSkipped are the skipped tests that have a place in the list.
 func (t tests) ShownSkipped() []skippedTest { return t.Skipped[:min(len(t.Skipped), maxSkipped)] }
