@@ -19,9 +19,11 @@ import (
 // live area shows the tasks that run. The caller must write nothing else to the terminal before Close,
 // other than through notes.
 //
-// It is written by hand because bubbletea (v2.0.9) also asks the terminal for its modes when its input
-// is switched off, and the answers would be typed into the user's shell. Three rules keep this simple,
-// and the terminal usable even if the program is killed:
+// What is drawn is computed with charmbracelet/x/ansi; the frames are written by hand. The tests of this
+// package were run with the renderer of bubbletea (v2.0.10) in their place: it leaves copies of running
+// tasks and empty rows in the scroll-back when it prints above a live area as high as the screen and when
+// the terminal is resized, and keys that are typed stay within the area. Three rules keep this simple, and
+// the terminal usable even if the program is killed:
 //
 //   - Nothing is read, no mode of the terminal is changed beyond a frame, no signal is caught. The size
 //     is asked of the operating system for each frame.
@@ -79,12 +81,13 @@ func newLive(w io.Writer, colour bool, now func() time.Time, size func() (int, i
 // tick is the time between two frames.
 const tick = 100 * time.Millisecond
 
-// The colours of marks. They only underline what the marks say.
+// The colours of marks and names. They only underline what those say.
 const (
 	red    = "31"
 	green  = "32"
 	yellow = "33"
 	cyan   = "36"
+	bold   = "1"
 	faint  = "2"
 )
 
@@ -216,17 +219,32 @@ func (l *live) frame(now time.Time, width, height int) string {
 // area are the lines of the live area. They and the empty row above fit into the terminal.
 func (l *live) area(now time.Time, width, height int) []string {
 	rows := max(height-1, 0)
-	shown, more := l.tasks.running, 0
-	if len(shown) > rows {
-		shown = shown[:max(rows-1, 0)]
-		more = len(l.tasks.running) - len(shown)
+	groups := l.tasks.groups()
+	headings := 0
+	for _, g := range groups {
+		if g.heading() {
+			headings++
+		}
+	}
+	// What runs is worth more than where it belongs.
+	headed := len(l.tasks.running)+headings <= rows
+	fit := len(l.tasks.running)
+	if fit > rows {
+		fit = max(rows-1, 0)
 	}
 	var lines []string
 	sign := spinner[int(now.UnixMilli()/tick.Milliseconds())%len(spinner)]
-	for _, t := range shown {
-		lines = append(lines, l.line(sign, cyan, t.name, report.Elapsed(now.Sub(t.start)), t.detail))
+	for _, g := range groups {
+		if headed && g.heading() {
+			lines = append(lines, l.line(" ", "", l.paint(bold, g.stage.name), report.Elapsed(now.Sub(g.stage.start)), g.stage.outcome()))
+		}
+		for _, t := range g.running {
+			if fit--; fit >= 0 {
+				lines = append(lines, l.line(sign, cyan, t.name, report.Elapsed(now.Sub(t.start)), t.detail))
+			}
+		}
 	}
-	if more > 0 && rows > 0 {
+	if more := len(l.tasks.running) - len(lines); more > 0 && rows > 0 {
 		lines = append(lines, fmt.Sprintf("… and %d more", more))
 	}
 	for i, line := range lines {
@@ -242,7 +260,7 @@ func (l *live) line(sign, colour, name, elapsed, detail string) string {
 }
 
 func (l *live) paint(colour, s string) string {
-	if !l.colour || s == "" {
+	if !l.colour || colour == "" || s == "" {
 		return s
 	}
 	return "\x1b[" + colour + "m" + s + "\x1b[m"

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -14,15 +15,49 @@ import (
 // task is a task that runs.
 type task struct {
 	name   string
+	stage  string
 	start  time.Time
 	detail string    // what runs now
 	due    time.Time // when Plain says next that it still runs
 }
 
+// stage is a stage of which a task has started.
+type stage struct {
+	name  string
+	start time.Time
+	tasks int // that have started
+	ended map[pipelines.Verdict]int
+}
+
+// outcome is how many tasks of a stage ended, and how.
+func (s *stage) outcome() string {
+	var parts []string
+	for _, v := range []pipelines.Verdict{pipelines.Failed, pipelines.Passed, pipelines.Skipped, pipelines.NotRun} {
+		if n := s.ended[v]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, v))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
 // tasks are the tasks that run, in the order in which they started. The zero value is ready for use.
 type tasks struct {
 	running []*task
-	column  int // width of the column of names
+	stages  []*stage // in the order in which they started
+	column  int      // width of the column of names
+}
+
+// stage is that of a name, nil if the name is empty.
+func (t *tasks) stage(name string, now time.Time) *stage {
+	if name == "" {
+		return nil
+	}
+	i := slices.IndexFunc(t.stages, func(s *stage) bool { return s.name == name })
+	if i < 0 {
+		i = len(t.stages)
+		t.stages = append(t.stages, &stage{name: name, start: now, ended: map[pipelines.Verdict]int{}})
+	}
+	return t.stages[i]
 }
 
 // The column of names starts wide enough for usual names. It grows for longer ones, but a single very
@@ -43,13 +78,19 @@ func (t *tasks) event(e pipelines.Event, now time.Time) string {
 	case pipelines.EventStart, pipelines.EventProgress:
 		if i < 0 {
 			i = len(t.running)
-			t.running = append(t.running, &task{name: name, start: now, due: now.Add(stillRunning)})
+			t.running = append(t.running, &task{name: name, stage: report.Clean(e.Stage), start: now, due: now.Add(stillRunning)})
+			if s := t.stage(report.Clean(e.Stage), now); s != nil {
+				s.tasks++
+			}
 		}
 		if e.Detail != "" {
 			t.running[i].detail = report.Clean(e.Detail)
 		}
 	case pipelines.EventDone:
 		if i >= 0 {
+			if s := t.stage(t.running[i].stage, now); s != nil {
+				s.ended[e.Verdict]++
+			}
 			t.running = slices.Delete(t.running, i, i+1)
 		}
 	default:
@@ -85,3 +126,26 @@ func note(name, detail string) string {
 
 // unfinished is said of a task that had not ended when the view was closed.
 const unfinished = "did not finish"
+
+// group is the tasks of a stage that run.
+type group struct {
+	stage   *stage // nil for tasks of none
+	running []*task
+}
+
+// heading tells whether a line about the stage says more than those of its tasks.
+func (g group) heading() bool { return g.stage != nil && g.stage.tasks > 1 }
+
+// groups are the tasks that run by their stages, in the order in which those started.
+func (t *tasks) groups() []group {
+	var all []group
+	for _, r := range t.running {
+		i := slices.IndexFunc(all, func(g group) bool { return g.running[0].stage == r.stage })
+		if i < 0 {
+			i = len(all)
+			all = append(all, group{stage: t.stage(r.stage, r.start)})
+		}
+		all[i].running = append(all[i].running, r)
+	}
+	return all
+}
