@@ -2,7 +2,6 @@ package pipelines
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -335,7 +334,7 @@ func (e *Explanation) explainOutputs(a, b *Record) {
 		o.Chain = append(o.Chain, x.name())
 		before, e.Outputs = append(before, c), append(e.Outputs, o)
 	}
-	for _, kind := range sortedKeys(notMade) {
-		e.Notes = append(e.Notes, fmt.Sprintf("only one of the runs has made what is called %s", kind))
+	if len(notMade) > 0 {
+		e.Notes = append(e.Notes, "only one of the runs has made: "+strings.Join(sortedKeys(notMade), ", "))
 	}
 }

@@ -168,7 +168,7 @@ func (r *TestResult) summary() string {
 		flaky += l.flaky()
 		broken += l.broken()
 	}
-	s := fmt.Sprintf("%d tests", tests)
+	s := plural(tests, "test", "tests")
 	if failed > 0 {
 		s = fmt.Sprintf("%d of %s failed", failed, s)
 	}

@@ -114,7 +114,7 @@ func execute(ctx context.Context, c *command, in *input, stdout io.Writer, stder
 		return fault.Usagef("Name a reference, oci:DIR, tar:FILE or embedded, such as --to=registry.example/team/app:1.4.2.", "publish needs a place to push to")
 	}
 	if c.name == "init" {
-		if _, _, err := initTargets(in); err != nil {
+		if _, _, _, err := initTargets(in); err != nil {
 			return err
 		}
 	}

@@ -18,8 +18,8 @@ import (
 var ciServices = []string{"github", "gitlab", "none"}
 
 // initTargets are the names of the files that init writes: the configuration and, unless service is none, the job.
-// One that exists is an error, unless it may be overwritten: then nothing is written at all.
-func initTargets(in *input) (service string, names []string, err error) {
+// Those that exist are kept, unless they may be overwritten. That nothing is left to write is an error.
+func initTargets(in *input) (service string, names, kept []string, err error) {
 	if service = in.ci; service == "" {
 		service = ciService(in.source)
 	}
@@ -30,30 +30,45 @@ func initTargets(in *input) (service string, names []string, err error) {
 		names = append(names, ".github/workflows/slipway.yml")
 	case "gitlab":
 		job := ".gitlab-ci.yml"
-		if exists(in.source, job) {
-			job = ".gitlab/slipway.yml" // to be included by what is there
+		if text, err := os.ReadFile(filepath.Join(in.source, job)); err == nil && !strings.Contains(string(text), "slipway") {
+			job = includedJob
 		}
 		names = append(names, job)
 	default:
-		return "", nil, fault.Usagef(fault.Nearest(service, ciServices), "ci: there is no file for %q", service)
+		return "", nil, nil, fault.Usagef(fault.Nearest(service, ciServices), "ci: there is no file for %q", service)
 	}
+	if in.force {
+		return service, names, nil, nil
+	}
+	var missing []string
 	for _, name := range names {
-		if exists(in.source, name) && !in.force {
-			return "", nil, fault.Usagef("--force overwrites it.", "%s exists; nothing was written", name)
+		if exists(in.source, name) {
+			kept = append(kept, name)
+		} else {
+			missing = append(missing, name)
 		}
 	}
-	return service, names, nil
+	if len(missing) == 0 {
+		return "", nil, nil, fault.Usagef("--force overwrites what exists.", "%s: there already; nothing was written", strings.Join(kept, ", "))
+	}
+	return service, missing, kept, nil
 }
+
+// includedJob is for repositories of GitLab with a pipeline of their own, which includes it.
+const includedJob = ".gitlab/slipway.yml"
 
 // initialise writes a configuration for what the plan has found, and a CI job.
 func initialise(w io.Writer, in *input, p *pipelines.Pipeline) error {
-	service, names, err := initTargets(in)
+	service, names, kept, err := initTargets(in)
 	if err != nil {
 		return err
 	}
-	for i, name := range names {
+	for _, name := range kept {
+		fmt.Fprintln(w, "kept    ", name)
+	}
+	for _, name := range names {
 		text := configText(p)
-		if i > 0 {
+		if name != pipelines.ConfigFile {
 			if text, err = ci.File(service, in.config.Engine); err != nil {
 				return err
 			}
@@ -68,8 +83,8 @@ func initialise(w io.Writer, in *input, p *pipelines.Pipeline) error {
 		}
 		fmt.Fprintln(w, "written ", name)
 	}
-	if slices.Contains(names, ".gitlab/slipway.yml") {
-		fmt.Fprint(w, "\nAdd to .gitlab-ci.yml:\n\n  include:\n    - local: .gitlab/slipway.yml\n")
+	if slices.Contains(names, includedJob) {
+		fmt.Fprint(w, "\nAdd to .gitlab-ci.yml:\n\n  include:\n    - local: "+includedJob+"\n")
 	}
 	_, err = fmt.Fprintf(w, "\nNext: commit %s and %s, and run `slipway all`\n", strings.Join(names, ", "), pipelines.LockFile)
 	return err

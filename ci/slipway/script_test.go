@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 //	registry [refuse|dies|USER]   starts a registry, whose address is $REGISTRY (see there)
 //	tag VARIABLE REFERENCE        sets a variable to the digest that a tag in a registry has, or to "none"
 //	key NAME [ecdsa]              writes a key pair, NAME.key and NAME.pub
+//	page NAME [CODE=COMMAND...]   executes the commands of a page of the docs, see there
 //	disk SIZE PATH                mounts an empty file system of that size
 //
 // and the programs slipway, interrupt and nobody (see there). The conditions are [root] and [mount]: whether
@@ -56,7 +57,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "fixture": fixture, "locked": locked(env), "remember": remember, "unchanged": unchanged,
-			"value": value, "less": less, "equal": equal, "objects": objects, "events": events, "found": found, "registry": startRegistry, "tag": tagDigest, "disk": disk, "key": keyPair,
+			"value": value, "less": less, "equal": equal, "objects": objects, "events": events, "found": found, "registry": startRegistry, "tag": tagDigest, "disk": disk, "key": keyPair, "page": executePage,
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {
