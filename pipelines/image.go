@@ -20,6 +20,7 @@ import (
 
 	"github.com/slipway-ci/slipway/pipelines/fault"
 	"github.com/slipway-ci/slipway/pipelines/internal/oci"
+	"github.com/slipway-ci/slipway/pipelines/internal/uncompress"
 )
 
 // imageDir is the OCI layout in the output directory.
@@ -359,7 +360,7 @@ func (p *Pipeline) checkLayer(m PlatformImage) error {
 	if err != nil {
 		return err
 	}
-	z, err := oci.Uncompress(f)
+	z, err := uncompress.Layer(f)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/slipway-ci/slipway/pipelines/internal/uncompress"
 )
 
 // Scratch is the reference of the base that holds nothing.
@@ -485,7 +487,7 @@ func (l *baseLayer) Uncompressed() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Uncompress(rc)
+	return uncompress.Layer(rc)
 }
 
 // watchedReader tells when its content turns out to be damaged.

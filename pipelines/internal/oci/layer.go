@@ -9,6 +9,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/slipway-ci/slipway/pipelines/internal/uncompress"
 )
 
 // LayerInfo describes a layer in results and records.
@@ -127,9 +129,23 @@ func (l *Layer) Uncompressed() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Uncompress(f)
+	return uncompress.Layer(f)
 }
 
 func (l *Layer) descriptor() v1.Descriptor {
 	return v1.Descriptor{MediaType: l.mediaType, Size: l.Info.Size, Digest: l.digest}
+}
+
+// unpacked reads a layer to its end and returns the digest and the size of its tar stream.
+func unpacked(rc io.ReadCloser) (v1.Hash, int64, error) {
+	r, err := uncompress.Layer(rc)
+	if err != nil {
+		return v1.Hash{}, 0, fmt.Errorf("cannot be uncompressed: %w", err)
+	}
+	defer r.Close()
+	h := newHasher()
+	if _, err := copyBuffer(h, r); err != nil {
+		return v1.Hash{}, 0, fmt.Errorf("cannot be uncompressed: %w", err)
+	}
+	return h.hash(), h.size, nil
 }

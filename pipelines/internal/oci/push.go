@@ -469,7 +469,10 @@ func (u *upload) Compressed() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return readCloser{io.TeeReader(rc, counter(u.progress)), rc.Close}, nil
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.TeeReader(rc, counter(u.progress)), rc}, nil
 }
 
 func (u *upload) progress(n int64) {

@@ -2,8 +2,6 @@ package sandbox
 
 import (
 	"archive/tar"
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -21,9 +19,9 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-ci/slipway/pipelines/internal/uncompress"
 )
 
 // Limits for what an image may hold. They only keep a broken or hostile image from filling the machine.
@@ -100,11 +98,11 @@ func (u *unpacker) layer(ctx context.Context, layout string, l v1.Descriptor, di
 	}
 	defer f.Close()
 	compressed := &digester{r: contextReader{ctx, f}, hash: sha256.New()}
-	plain, closePlain, err := decompress(compressed)
+	plain, err := uncompress.Layer(io.NopCloser(compressed))
 	if err != nil {
 		return err
 	}
-	defer closePlain()
+	defer plain.Close()
 	content := &digester{r: plain, hash: sha256.New(), left: maxImageBytes - u.bytes + 1, limited: true}
 
 	tr := tar.NewReader(content)
@@ -491,31 +489,6 @@ func locate(root *os.Root, name string, last bool) (string, error) {
 		rest = append(strings.Split(target, "/"), rest...)
 	}
 	return real, nil
-}
-
-// decompress returns the content of a layer, which says itself how it is compressed.
-func decompress(r io.Reader) (io.Reader, func(), error) {
-	b := bufio.NewReaderSize(r, 64<<10)
-	magic, err := b.Peek(4)
-	if err != nil && err != io.EOF {
-		return nil, nil, err
-	}
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		z, err := gzip.NewReader(b)
-		if err != nil {
-			return nil, nil, err
-		}
-		return z, func() { z.Close() }, nil
-	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		// The window bounds the memory; zstd's own tools go no further without being told to.
-		z, err := zstd.NewReader(b, zstd.WithDecoderMaxWindow(128<<20), zstd.WithDecoderConcurrency(1))
-		if err != nil {
-			return nil, nil, err
-		}
-		return z, z.Close, nil
-	}
-	return b, func() {}, nil
 }
 
 // openBlob opens a blob of an OCI layout.
