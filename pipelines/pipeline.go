@@ -64,7 +64,10 @@ type Pipeline struct {
 	start  time.Time
 
 	reuse *reuse
-	mu    sync.Mutex // guards Record
+	// ahead is asked once, before the first stage that is not answered by an earlier run.
+	ahead    func() error
+	foreseen bool
+	mu       sync.Mutex // guards Record
 
 	// Results of stages that later ones build on.
 	build  *BuildResult
@@ -265,6 +268,7 @@ func (p *Pipeline) All(ctx context.Context) error {
 	if _, err := p.publishTags(); err != nil {
 		return err
 	}
+	p.ahead = p.foreseeSmoke
 	vet, err := p.Vet(ctx)
 	if err != nil {
 		return err

@@ -188,13 +188,19 @@ func stored[T any, R interface {
 	*T
 	keepable
 }](p *Pipeline, name string, run func() (R, error)) (R, error) {
-	if p.reuse.store == nil {
-		return run()
-	}
-	if !p.Config.Fresh {
+	if p.reuse.store != nil && !p.Config.Fresh {
 		if result, ok := recall[T, R](p, name); ok {
 			return result, nil
 		}
+	}
+	if ahead := p.ahead; ahead != nil {
+		p.ahead = nil
+		if err := ahead(); err != nil {
+			return nil, err
+		}
+	}
+	if p.reuse.store == nil {
+		return run()
 	}
 	before := p.dist.files()
 	stages, notes := len(p.Record.Stages), len(p.Record.Notes)

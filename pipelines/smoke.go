@@ -72,9 +72,32 @@ func (e errSmoke) Error() string { return string(e) }
 
 func badAnswer(format string, a ...any) error { return errSmoke(fmt.Sprintf(format, a...)) }
 
+// An Isolator is an engine that can tell, before there is an image, whether it could isolate one in this way. The
+// error is that of Start.
+type Isolator interface{ CheckIsolation(kind string) error }
+
+// foreseeSmoke says before anything is built for it that this machine cannot isolate an image, where that is known.
+func (p *Pipeline) foreseeSmoke() error {
+	x, ok := p.engine.(Isolator)
+	if !ok || p.foreseen || p.Config.Smoke.Isolation == "off" || !slices.Contains(p.imagePlatforms(), NativePlatform()) {
+		return nil
+	}
+	p.foreseen = true
+	return x.CheckIsolation(p.Config.Smoke.engineIsolation())
+}
+
+// engineIsolation is the isolation as engines take it.
+func (s Smoke) engineIsolation() string {
+	if s.Isolation == "auto" {
+		return ""
+	}
+	return s.Isolation
+}
+
 // Smoke starts the image of every platform that this machine can execute as production would, asks the
 // probes, and stops it.
 func (p *Pipeline) Smoke(ctx context.Context) (*SmokeResult, error) {
+	p.ahead = p.foreseeSmoke
 	image, err := p.Image(ctx)
 	if err != nil || image.Verdict != Passed {
 		return &SmokeResult{Verdict: Skipped}, err
@@ -175,10 +198,7 @@ type trial struct {
 func (t *trial) container(args []string) engine.Container {
 	c := t.config.Smoke
 	memory, _ := parseBytes("", c.Memory) // was checked
-	isolation := c.Isolation
-	if isolation == "auto" {
-		isolation = ""
-	}
+	isolation := c.engineIsolation()
 	var env []string
 	for _, k := range sortedKeys(c.Env) {
 		env = append(env, k+"="+c.Env[k])

@@ -200,10 +200,21 @@ func (e *Engine) Source() engine.Source { return e.source }
 // Start implements engine.Engine. The kinds of isolation are "runc", "crun", "namespaces" and "process".
 func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process, error) {
 	p, err := e.roots.Start(ctx, c)
-	if _, ok := errors.AsType[*sandbox.UnavailableError](err); ok {
-		err = fault.Environmentf(err, "--smoke=process tries the image without isolation, --smoke=off does not try it.", "the smoke run")
+	return p, smokeError(err)
+}
+
+// CheckIsolation implements pipelines.Isolator.
+func (e *Engine) CheckIsolation(kind string) error { return smokeError(sandbox.Check(kind)) }
+
+func smokeError(err error) error {
+	if _, ok := errors.AsType[*sandbox.UnavailableError](err); !ok {
+		return err
 	}
-	return p, err
+	next := "--smoke=process (in slipway.yaml: smoke: {isolation: process}) tries the image without isolation, --smoke=off does not try it; `slipway doctor` says more."
+	if runtime.GOOS != "linux" {
+		next = "--smoke=off (in slipway.yaml: smoke: {isolation: off}) does not try the image."
+	}
+	return fault.Environmentf(err, next, "the smoke run")
 }
 
 // Close implements engine.Engine.

@@ -62,6 +62,9 @@ type Level struct {
 	Missing []string
 }
 
+// Check tells, before there is an image, whether Start could isolate one so. Its error is the one of Start.
+func Check(isolation string) error { return check(isolation) }
+
 // UnavailableError says that this machine offers no isolation, or not the kind that was asked for.
 type UnavailableError struct {
 	// Levels are the kinds that were tried, each with its reason.

@@ -430,6 +430,25 @@ func available() []Level {
 	return append(levels, Level{Kind: kindProcess, Missing: observe(0, &order{Kind: kindProcess}).missing})
 }
 
+func check(isolation string) error {
+	if _, _, err := attempts(isolation); err != nil || isolation == kindProcess {
+		return err
+	}
+	kinds := []string{kindRunc, kindCrun, kindNamespaces}
+	if isolation != "" {
+		kinds = []string{isolation}
+	}
+	var out []Level
+	for _, kind := range kinds {
+		l := probe(kind)
+		if l.Reason == "" {
+			return nil
+		}
+		out = append(out, l)
+	}
+	return &UnavailableError{Levels: out}
+}
+
 // probe goes as far with a kind of isolation as is possible without an image.
 func probe(kind string) Level {
 	list, out, err := attempts(kind)

@@ -17,13 +17,17 @@ type roots struct{ Dir string }
 func (*roots) close() error { return nil }
 
 func (*roots) start(_ context.Context, c engine.Container) (engine.Process, error) {
+	return nil, check(c.Isolation)
+}
+
+func check(isolation string) error {
 	levels := available()
 	for _, l := range levels {
-		if l.Kind == c.Isolation {
-			return nil, &UnavailableError{Levels: []Level{l}}
+		if l.Kind == isolation {
+			return &UnavailableError{Levels: []Level{l}}
 		}
 	}
-	return nil, &UnavailableError{Levels: levels}
+	return &UnavailableError{Levels: levels}
 }
 
 func available() []Level {
