@@ -71,6 +71,9 @@ func (c *Config) SetDir(dir string) {
 	}
 }
 
+// DocsURL is where the documentation is.
+const DocsURL = "https://github.com/slipway-ci/slipway/blob/main/docs/"
+
 // ParseConfig reads slipway.yaml. An unknown key is an error that names line and nearest known key.
 // name stands in errors; profile is as for [ReadConfig].
 func ParseConfig(name string, text []byte, profile string) (Config, error) {
@@ -132,7 +135,7 @@ func parseConfig(name string, text []byte, profile string) (Config, error) {
 	if _, ok := errors.AsType[*fault.Error](err); ok {
 		return c, err
 	}
-	return c, fault.Usagef("docs/configuration.md lists the keys of slipway.yaml.", "%s", name+yamlLine.ReplaceAllString(": "+strings.TrimPrefix(err.Error(), "yaml: "), ":$1: "))
+	return c, fault.Usagef(DocsURL+"configuration.md lists the keys of slipway.yaml.", "%s", name+yamlLine.ReplaceAllString(": "+strings.TrimPrefix(err.Error(), "yaml: "), ":$1: "))
 }
 
 var (
@@ -158,7 +161,24 @@ func wrongType(text string) string {
 		"int": "a whole number", "bool": "true or false", "time.Duration": "a duration such as 30s", "[]string": "a list such as [a, b]", "map[string]string": "a mapping such as {a: b}",
 		"string": "a text",
 	}[m[2]]
+	if m[2] == "pipelines.Smoke" && m[1] != "" { // what the flag --smoke takes
+		known = "a mapping of keys such as {isolation: " + m[1] + "}"
+	}
 	return strings.TrimSuffix(text, m[0]) + what + " is not " + cmp.Or(known, wanted)
+}
+
+// below says in which block of the configuration a key has its place, empty if in none.
+func below(t reflect.Type, key string) string {
+	for block := range t.Fields() {
+		if name := block.Tag.Get("yaml"); name != "" && block.Type.Kind() == reflect.Struct {
+			for f := range block.Type.Fields() {
+				if f.Tag.Get("yaml") == key {
+					return fmt.Sprintf("Its place is %s: {%s: ...}.", name, key)
+				}
+			}
+		}
+	}
+	return ""
 }
 
 // knownKeys checks the keys of every mapping that is decoded into a struct, and that whole numbers are
@@ -202,7 +222,7 @@ func knownKeys(file string, n *yaml.Node, t reflect.Type, without ...string) err
 			key := n.Content[i]
 			ft, ok := fields[key.Value]
 			if !ok {
-				return fault.Usagef(fault.Nearest(key.Value, names), "%s:%d: unknown key %q", file, key.Line, key.Value)
+				return fault.Usagef(cmp.Or(below(t, key.Value), fault.Nearest(key.Value, names)), "%s:%d: unknown key %q", file, key.Line, key.Value)
 			}
 			if err := knownKeys(file, n.Content[i+1], ft); err != nil {
 				return err

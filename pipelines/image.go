@@ -217,8 +217,8 @@ func (p *Pipeline) assemble(ctx context.Context, c Config, platforms []Platform,
 		parts = append(parts, part{"commands", p.commandEntries(platform, entrypoint)})
 	}
 	layers := make([]*oci.Layer, len(parts))
-	o := oci.LayerOptions{ModTime: p.sourceTime(), Compression: oci.Compression(c.Compression), CacheDir: filepath.Join(p.opts.Cache, "layers")}
 	err = p.parallel(ctx, len(parts), func(_ context.Context, i int) (err error) {
+		o := oci.LayerOptions{ModTime: p.layerTime(parts[i]), Compression: oci.Compression(c.Compression), CacheDir: filepath.Join(p.opts.Cache, "layers")}
 		if layers[i], err = oci.WriteLayer(layout, parts[i].kind, parts[i].entries, o); err != nil {
 			return p.dist.error(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/fault"
@@ -17,6 +18,18 @@ type part struct {
 	kind    string
 	entries []oci.Entry
 }
+
+// layerTime is the time of all that is in a layer. Where nobody reads it, it is the same for all commits: an image of
+// another commit then has the layers in common whose content is the same. Web servers tell browsers that of files.
+func (p *Pipeline) layerTime(x part) time.Time {
+	if x.kind == filesKind {
+		return p.sourceTime()
+	}
+	return time.Unix(0, 0).UTC()
+}
+
+// filesKind is the layer of the files that the configuration names.
+const filesKind = "files"
 
 // commandEntries are the commands for a platform.
 func (p *Pipeline) commandEntries(platform Platform, entrypoint string) []oci.Entry {
@@ -68,7 +81,7 @@ func (p *Pipeline) commonParts(c Config) ([]part, error) {
 		return nil, err
 	}
 	if len(files) > 0 {
-		parts = append(parts, part{"files", files})
+		parts = append(parts, part{filesKind, files})
 	}
 	return parts, nil
 }

@@ -132,7 +132,7 @@ func (p *Pipeline) runSmoke(ctx context.Context, image *ImageResult) (*SmokeResu
 			if run.Verdict == Failed {
 				f := Failure{What: "the image", Where: m.Platform, Probe: run.asked, Message: strings.TrimSpace(run.Detail + "\n" + run.Output), Repeat: map[string]string{"platforms": m.Platform}}
 				if len(p.Config.Smoke.Probes) == 0 {
-					f.Next = "If it needs arguments or something to talk to, say in smoke.probes how to try it, such as {args: [--version]}: docs/smoke.md."
+					f.Next = "If it needs arguments or something to talk to, say in smoke.probes how to try it, such as {args: [--version]}: "+DocsURL+"smoke.md"
 				}
 				s.fail(f)
 			}
@@ -528,13 +528,13 @@ func (t *trial) endedByItself(w *watched) error {
 func (t *trial) stop(ctx context.Context, w *watched) error {
 	name := cmp.Or(t.image.run.StopSignal, "SIGTERM")
 	number := cmp.Or(signalNumber(name), int(syscall.SIGTERM)) // a base image may write anything
-	begin := time.Now()
 	if err := w.Signal(os.Signal(syscall.Signal(number))); errors.Is(err, os.ErrProcessDone) {
 		<-w.ended
 		return t.endedByItself(w)
 	} else if err != nil && !w.hasEnded() {
 		return err
 	}
+	begin := time.Now()
 	limit := time.NewTimer(t.config.Smoke.Stop)
 	defer limit.Stop()
 	select {

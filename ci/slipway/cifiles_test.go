@@ -44,6 +44,7 @@ type ciJob struct {
 // is asked: what a wrong word in them breaks is otherwise seen by users first.
 func TestCIFiles(t *testing.T) {
 	t.Chdir(filepath.Join("..", ".."))
+	t.Setenv("CI_REGISTRY_PASSWORD", "set by GitLab")
 	mod := readGoMod(t)
 	var dagger struct{ EngineVersion string }
 	require.NoError(t, json.Unmarshal(readFile(t, "dagger.json"), &dagger))

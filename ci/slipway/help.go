@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/slipway-ci/slipway/pipelines"
 	"github.com/slipway-ci/slipway/pipelines/report"
 )
 
@@ -21,9 +22,9 @@ var about = map[string]string{
 	"build":     "With -trimpath, and without cgo unless told otherwise. The flags are read back from each binary. Archives and SHA256SUMS have the same bytes on every machine.",
 	"verify":    "Builds everything a second time, elsewhere and from nothing, and compares. With a REFERENCE it checks a published image instead: content, signatures, provenance, SBOM and labels; --source builds it anew to compare.",
 	"image":     "One OCI layout in dist/image with an index for all platforms, byte for byte the same on every machine.",
-	"smoke":     "The image runs under its own user, read-only, without network and capabilities. The probes are in slipway.yaml; docs/smoke.md has them all.",
+	"smoke":     "The image runs under its own user, read-only, without network and capabilities. The probes are in slipway.yaml; "+pipelines.DocsURL+"smoke.md has them all.",
 	"attest":    "An SBOM for each platform and provenance of the image, in dist/. With a key, they and the image are signed so that cosign accepts them.",
-	"publish":   "Everything is verified before the first byte travels, blobs and manifests are read back, and tags move last. A full version (1.4.2) or commit (sha-...) is never moved to other content. A place without a tag gets the tags of the block `publish` in slipway.yaml; docs/publishing.md has it all.",
+	"publish":   "Everything is verified before the first byte travels, blobs and manifests are read back, and tags move last. A full version (1.4.2) or commit (sha-...) is never moved to other content. A place without a tag gets the tags of the block `publish` in slipway.yaml; "+pipelines.DocsURL+"publishing.md has it all.",
 	"deps":      "Lists what the programs were linked from, and what makes them heavy.",
 	"compare":   "Makes an image on each base and puts them side by side. Nothing is published.",
 	"kube":      "Prints a Deployment and a Service for what the smoke run has seen: ports, user, memory, probes.",
@@ -74,7 +75,7 @@ func printUsage(w io.Writer) error {
 	}
 	b.WriteByte('\n')
 	hang(&b, 0, 0, "", "Each stage runs the ones that it needs: vet, test and vuln stand alone, then build, verify, image, smoke, attest, publish. "+
-		"Everything but secrets is also a key of slipway.yaml under the same name. `slipway help COMMAND` tells more and lists the flags.")
+		"Settings are also keys of slipway.yaml, most under the name of the flag ("+pipelines.DocsURL+"configuration.md). `slipway help COMMAND` tells more and lists the flags.")
 	b.WriteByte('\n')
 	hang(&b, 0, 0, "", exitCodes)
 	_, err := io.WriteString(w, b.String())

@@ -83,6 +83,9 @@ func initialise(w io.Writer, in *input, p *pipelines.Pipeline) error {
 		}
 		fmt.Fprintln(w, "written ", name)
 	}
+	if err := ignoreOutput(w, in); err != nil {
+		return err
+	}
 	if slices.Contains(names, includedJob) {
 		fmt.Fprint(w, "\nAdd to .gitlab-ci.yml:\n\n  include:\n    - local: "+includedJob+"\n")
 	}
@@ -93,6 +96,35 @@ func initialise(w io.Writer, in *input, p *pipelines.Pipeline) error {
 func exists(dir, name string) bool {
 	_, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(name)))
 	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// ignoreOutput keeps what runs write out of git.
+func ignoreOutput(w io.Writer, in *input) error {
+	if !exists(in.source, ".git") || in.config.Output != "" {
+		return nil
+	}
+	name := filepath.Join(in.source, ".gitignore")
+	text, err := os.ReadFile(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fault.Environmentf(err, "", ".gitignore")
+	}
+	add := ""
+	for _, dir := range []string{"dist", "dist.passed"} {
+		if !slices.ContainsFunc(strings.Fields(string(text)), func(line string) bool { return strings.Trim(line, "/") == dir }) {
+			add += "/" + dir + "/\n"
+		}
+	}
+	if add == "" {
+		return nil
+	}
+	if len(text) > 0 && !strings.HasSuffix(string(text), "\n") {
+		add = "\n" + add
+	}
+	if err := os.WriteFile(name, append(text, add...), 0o644); err != nil {
+		return fault.Environmentf(err, "The source directory must be writable for this.", ".gitignore cannot be written")
+	}
+	_, err = fmt.Fprintln(w, "written  .gitignore")
+	return err
 }
 
 // ciService guesses where a repository is kept.
@@ -120,19 +152,21 @@ func configText(p *pipelines.Pipeline) []byte {
 	for _, c := range p.Plan.Commands {
 		commands = append(commands, c.Name)
 	}
-	b.WriteString("# slipway works without this file. Lines that are commented out show defaults or examples; every flag of\n# `slipway all --help` is a key.\n\n")
+	b.WriteString("# slipway works without this file. All keys:\n# " + pipelines.DocsURL + "configuration.md\n\n# Defaults:\n")
 	fmt.Fprintf(&b, "# go-versions: [minimum, oldstable, stable] # now %s; slipway.lock pins them\n", strings.Join(releases, ", "))
 	fmt.Fprintf(&b, "# platforms: [%s]\n", strings.Join(p.Record.Platforms, ", "))
-	if len(commands) > 1 && !slices.Contains(commands, p.Plan.Name) {
-		fmt.Fprintf(&b, "\n# What the image starts, of %s.\nentrypoint: %s\n", strings.Join(commands, ", "), commands[0])
-	}
 	if len(commands) == 0 {
 		b.WriteString("\n# There is no main package: `slipway vet` and `slipway test` are for libraries.\n")
 	} else {
+		b.WriteString("# base: scratch\n")
+		if len(commands) > 1 && !slices.Contains(commands, p.Plan.Name) {
+			fmt.Fprintf(&b, "\n# What the image starts, of %s.\nentrypoint: %s\n", strings.Join(commands, ", "), commands[0])
+		}
 		b.WriteString(`
-# base: scratch
+# Examples:
 # ports: ["8080"]
 # smoke:
+#   isolation: auto # process where a machine cannot isolate images, off to try none
 #   probes:
 #     - args: [--version]
 #     - http: /healthz

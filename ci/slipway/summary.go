@@ -151,16 +151,22 @@ func (o *printer) summary(wroteLock, kept bool) error {
 		return o.err
 	}
 	o.try(report.Failures(o.w, r, o.repeat))
-	o.printf("\n  to reproduce it, here or on another machine:\n    %s\n", o.reproduce(output))
+	o.printf("\n  to reproduce it, here or on another machine:\n    %s\n", o.reproduce(r, output))
 	return o.err
 }
 
 // reproduce is the command line that reproduces the run.
-func (o *printer) reproduce(output string) string {
+func (o *printer) reproduce(r *pipelines.Record, output string) string {
 	words := []string{"slipway", "reproduce", quote(filepath.ToSlash(filepath.Join(output, "run.json")))}
 	for _, given := range o.in.given {
 		if strings.HasPrefix(given, "source=") {
 			words = append(words, quote("--"+given))
+		}
+	}
+	// What is published, and where to, is said anew.
+	if slices.ContainsFunc(r.Stages, func(s *pipelines.StageRecord) bool { return s.Name == "publish" && s.Verdict == pipelines.Failed }) {
+		if to, ok := flagText(r.Config["to"]); ok {
+			words = append(words, quote("--to="+to))
 		}
 	}
 	return strings.Join(words, " ")

@@ -216,7 +216,8 @@ type Process interface {
 	Listening(ctx context.Context) ([]int, error)
 	// Wait waits for the end of the image's first process. It may be called more than once.
 	Wait(ctx context.Context) (Exit, error)
-	// Signal sends a signal to the image's first process.
+	// Signal sends a signal to the image's first process, once that waits for something or after a second at most.
+	// The error is os.ErrProcessDone if it has ended by itself.
 	Signal(s os.Signal) error
 	// Output returns the last output so far, standard output and error together, at most 64 KiB.
 	Output() []byte

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -18,6 +19,11 @@ func main() {
 	switch mode {
 	case "exits":
 		fmt.Fprintln(os.Stderr, "cannot find the flux capacitor")
+		os.Exit(4)
+	case "dawdles": // before it ends by itself it has something to do
+		fmt.Fprintln(os.Stderr, "cannot find the flux capacitor")
+		for begin := time.Now(); time.Since(begin) < 5*time.Millisecond; {
+		}
 		os.Exit(4)
 	case "silent":
 		stop := make(chan os.Signal, 1)

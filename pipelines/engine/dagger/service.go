@@ -425,10 +425,13 @@ func (p *process) Signal(s os.Signal) error {
 	if err := p.ask(ctx, fmt.Sprintf("signal %d", int(number)), &refused); err != nil {
 		return err
 	}
-	if refused != "" {
-		return errors.New(refused)
+	switch refused {
+	case "":
+		return nil
+	case "ended": // what the agent says of a program that it cannot signal any more
+		return os.ErrProcessDone
 	}
-	return nil
+	return errors.New(refused)
 }
 
 // Output implements engine.Process.

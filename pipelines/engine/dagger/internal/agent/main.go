@@ -50,6 +50,8 @@ const (
 	maxWritten = 20
 	// endIn bounds how long what the program leaves behind may take to end.
 	endIn = time.Second
+	// restIn bounds how long a program that always has something to do is waited for before it is signalled.
+	restIn = time.Second
 )
 
 // order is what the agent is to do.
@@ -224,6 +226,29 @@ func (s *state) start(args []string) {
 	}()
 	if err := <-started; err != nil {
 		s.failed = err.Error()
+	}
+}
+
+// rest waits until the program waits for something with all its threads, or has ended. One that is about to end by
+// itself does so before it is signalled, and not at the same time, where chance would tell how.
+func (s *state) rest() {
+	for end := time.Now().Add(restIn); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		select {
+		case <-s.ended:
+			return
+		default:
+		}
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", s.process.Pid))
+		busy := false
+		for _, name := range threads {
+			text, _ := os.ReadFile(name)
+			// The name of the program, in parentheses, may hold any character.
+			i := strings.LastIndex(string(text), ")")
+			busy = busy || i >= 0 && i+2 < len(text) && text[i+2] != 'S'
+		}
+		if !busy {
+			return
+		}
 	}
 }
 
@@ -405,7 +430,10 @@ func (s *state) serve(c net.Conn) {
 		answer(s.exit)
 	case "signal":
 		text := ""
-		if err := s.process.Signal(syscall.Signal(argument)); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.rest()
+		if err := s.process.Signal(syscall.Signal(argument)); errors.Is(err, os.ErrProcessDone) || errors.Is(err, syscall.ESRCH) {
+			text = "ended" // see process.Signal
+		} else if err != nil {
 			text = err.Error()
 		}
 		answer(text)

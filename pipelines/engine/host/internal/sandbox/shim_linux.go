@@ -392,6 +392,7 @@ func (s *shim) serve() {
 			s.measure()
 			go s.listening(r)
 		case "signal":
+			s.rest()
 			s.measure()
 			var left []string
 			if s.order.Kind != kindProcess { // there, wait can tell
@@ -411,6 +412,32 @@ func (s *shim) serve() {
 			s.answer(reply{ID: r.ID}, err)
 		}
 	}
+}
+
+// restTimeout bounds how long a process that always has something to do is waited for before it is signalled.
+const restTimeout = time.Second
+
+// rest waits until the first process waits for something with all its threads, or has ended. One that is about to
+// end by itself does so before it is signalled, and not at the same time, where chance would tell how.
+func (s *shim) rest() {
+	waitFor(restTimeout, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.ended || resting(s.pid)
+	})
+}
+
+// resting tells whether all threads of a process sleep, as proc_pid_stat(5) has it. One that nobody may look at does.
+func resting(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, name := range threads {
+		text, _ := os.ReadFile(name)
+		// The name of the program, in parentheses, may hold any character.
+		if i := strings.LastIndex(string(text), ")"); i >= 0 && i+2 < len(text) && text[i+2] != 'S' {
+			return false
+		}
+	}
+	return true
 }
 
 // has tells whether a set of signals of the first process, in its status, holds one.
