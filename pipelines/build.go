@@ -116,7 +116,8 @@ func (p *Pipeline) runBuild(ctx context.Context) (*BuildResult, error) {
 	platforms := p.Plan.Platforms
 	built := make([][]Binary, len(platforms))
 	err := p.parallel(ctx, len(platforms), func(ctx context.Context, i int) error {
-		return s.task(ctx, "build "+platforms[i].String(), func(ctx context.Context, _ func(string)) (Verdict, string, error) {
+		return s.task(ctx, "build "+platforms[i].String(), func(ctx context.Context, progress func(string)) (Verdict, string, error) {
+			progress("compiling and linking " + plural(len(p.Plan.Commands), "command", "commands"))
 			binaries, failures, err := p.buildPlatform(ctx, platforms[i])
 			if err != nil {
 				return "", "", err

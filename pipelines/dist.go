@@ -82,6 +82,9 @@ func ours(dir string, unfinished bool) error {
 		return fault.Environmentf(err, next, "output")
 	}
 	if _, ok := recordIn(dir); ok {
+		if err := removable(dir); err != nil {
+			return fault.Environmentf(err, "Remove it as the user who owns it, or choose another place with --output.", "output: another user has made %s, so it cannot be replaced", filepath.Base(dir))
+		}
 		return nil
 	}
 	if i, err := os.Lstat(filepath.Join(dir, "tmp")); unfinished && err == nil && i.IsDir() {

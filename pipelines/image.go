@@ -114,6 +114,11 @@ func (r *ImageResult) restore(p *Pipeline, more json.RawMessage) error {
 
 func (p *Pipeline) runImage(ctx context.Context) (*ImageResult, error) {
 	s := p.stage("image")
+	if n := len(p.Plan.Commands); n > 1 && len(p.Config.Commands) == 0 {
+		if entrypoint, err := p.entrypoint(); err == nil {
+			p.note("image", "it holds all %d commands and starts %s; --commands=%s leaves the others out", n, entrypoint, entrypoint)
+		}
+	}
 	result := &ImageResult{Verdict: Passed, Layout: imageDir, Compressor: oci.Compressor(oci.Compression(p.Config.Compression))}
 	err := s.task(ctx, "image", func(ctx context.Context, progress func(string)) (Verdict, string, error) {
 		if err := p.assemble(ctx, p.Config, p.imagePlatforms(), p.path(imageDir), result, progress); err != nil {

@@ -178,7 +178,7 @@ const nothingListens = "nothing listens"
 // ask asks a probe until the answer is right or its deadline has passed, as an orchestrator does. It returns
 // the answer in a few words.
 func (t *trial) ask(ctx context.Context, w *watched, probe Probe) (answer string, err error) {
-	port := probe.Port
+	port := probe.Port // the one that was asked last
 	last := nothingListens
 	ok, ended := w.until(ctx, probe.Deadline, func(ctx context.Context) bool {
 		var err error
@@ -188,8 +188,11 @@ func (t *trial) ask(ctx context.Context, w *watched, probe Probe) (answer string
 		case probe.Log != "":
 			answer, err = matchLog(w.Output(), probe.Log)
 		default:
-			if port == 0 {
-				port, err = t.onlyPort(ctx, w)
+			if probe.Port == 0 {
+				var only int
+				if only, err = t.onlyPort(ctx, w); err == nil { // each time anew: another may have come
+					port = only
+				}
 			}
 			if err == nil {
 				answer, err = get(ctx, w, port, probe)
@@ -219,9 +222,17 @@ func (t *trial) ask(ctx context.Context, w *watched, probe Probe) (answer string
 	case probe.TCP != 0:
 		return "", badAnswer("%s accepted no connection within %s: %s", probe, probe.Deadline, last)
 	case probe.Metrics != "":
-		return "", badAnswer("%s on port %d gave no good metrics within %s: %s", probe, port, probe.Deadline, last)
+		return "", badAnswer("%s gave no good metrics within %s: %s", probe.on(port), probe.Deadline, last)
 	}
-	return "", badAnswer("%s on port %d was not answered with %d within %s: %s", probe, port, probe.Status, probe.Deadline, last)
+	return "", badAnswer("%s was not answered with %d within %s: %s", probe.on(port), probe.Status, probe.Deadline, last)
+}
+
+// on is the probe with the port that it was asked on, if there was one.
+func (p Probe) on(port int) string {
+	if port == 0 {
+		return p.String()
+	}
+	return fmt.Sprintf("%s on port %d", p, port)
 }
 
 func connect(ctx context.Context, w *watched, port int) (string, error) {
@@ -313,12 +324,22 @@ func (t *trial) onlyPort(ctx context.Context, w *watched) (int, error) {
 			return 0, err
 		}
 	}
-	switch len(ports) {
-	case 0:
+	if len(ports) == 0 {
 		return 0, errors.New(nothingListens)
-	case 1:
-		return ports[0], nil
 	}
-	slices.Sort(ports)
-	return 0, fmt.Errorf("it listens on ports %v: name one with `port`", ports)
+	if err := only(ports); err != nil {
+		return 0, err
+	}
+	return ports[0], nil
 }
+
+// only is an error if a probe without a port could mean one of several.
+func only(ports []int) error {
+	if len(ports) < 2 {
+		return nil
+	}
+	return fmt.Errorf("it listens on ports %v: name one with `port`", slices.Sorted(slices.Values(ports)))
+}
+
+// needsPort tells whether a probe asks the only port that there is.
+func (p Probe) needsPort() bool { return p.Port == 0 && (p.HTTP != "" || p.Metrics != "") }

@@ -73,6 +73,12 @@ func (p *Pipeline) Publish(ctx context.Context) (*PublishResult, error) {
 	if len(chosen.without) > 0 && p.Plan.Source.Dirty {
 		p.note("publish", "not every tag of the policy: %s", strings.Join(chosen.without, "; "))
 	}
+	if p.Plan.Source.Dirty {
+		p.note("publish", "the source differs from its commit in %s; the image's label says so", shorten(p.Plan.Source.Changed, 3))
+	}
+	if len(chosen.names) == 0 && slices.ContainsFunc(p.Config.To, oci.Untagged) {
+		p.note("publish", "no tag, so the digest alone names the image; write a tag behind %s, or see publish.tags", shownTarget(p.Config.To[0]))
+	}
 	if p.opts.DryRun {
 		return u.result, u.dryRun(ctx)
 	}

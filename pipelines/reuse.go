@@ -1,6 +1,7 @@
 package pipelines
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -31,6 +32,7 @@ import (
 type reuse struct {
 	store *store.Store
 	fixed string // digest of what is the same for all stages and runs with this engine and source
+	built string // the same for the verify stage, which compiles the source and does nothing else with it
 
 	// prepare makes toolchains and modules ready, where the plan is from an earlier run.
 	prepare func(context.Context) error
@@ -49,11 +51,37 @@ func newReuse(e engine.Engine, c Config, o Options) *reuse {
 	if !ok || o.Cache == "" || c.CGO || c.Race || c.Shuffle == "on" || leadsOut(e.Source().FS) {
 		return &reuse{}
 	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%d %q %q %s %s/%s\n", recordSchema, thisProgram(), e.Name(), f.Fingerprint(), runtime.GOOS, runtime.GOARCH)
-	source := identify(e.Source())
-	fmt.Fprintf(h, "%s %q %d %t\n", source.Digest, source.Commit, source.Time, source.Dirty)
-	return &reuse{store: store.Open(filepath.Join(o.Cache, "results")), fixed: hex.EncodeToString(h.Sum(nil))}
+	source, compiled := identify(e.Source()), e.Source()
+	compiled.Files = compiledFiles(compiled)
+	digest := func(source string) string {
+		h := sha256.New()
+		fmt.Fprintf(h, "%d %q %q %s %s/%s\n%s", recordSchema, thisProgram(), e.Name(), f.Fingerprint(), runtime.GOOS, runtime.GOARCH, source)
+		return hex.EncodeToString(h.Sum(nil))
+	}
+	return &reuse{
+		store: store.Open(filepath.Join(o.Cache, "results")),
+		fixed: digest(fmt.Sprintf("%s %q %d %t\n", source.Digest, source.Commit, source.Time, source.Dirty)),
+		built: digest(identify(compiled).Digest),
+	}
+}
+
+// compiledFiles leaves out the files that no compilation can read, of those that people change while they set up a
+// pipeline: settings and CI jobs. Only Go files beside or above a file can embed it, and only assembly beside it include it.
+func compiledFiles(s engine.Source) []engine.File {
+	settings := func(name string) bool {
+		return name == ConfigFile || name == ".gitlab-ci.yml" || strings.HasPrefix(name, ".github/") || strings.HasPrefix(name, ".gitlab/")
+	}
+	for _, f := range s.Files {
+		source := slices.Contains([]string{".go", ".s", ".S"}, path.Ext(f.Name))
+		if !source || path.Dir(f.Name) != "." && !settings(f.Name) {
+			continue
+		}
+		text, err := fs.ReadFile(s.FS, f.Name)
+		if err != nil || path.Ext(f.Name) != ".go" || bytes.Contains(text, []byte("//go:embed")) {
+			return s.Files
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(s.Files), func(f engine.File) bool { return settings(f.Name) })
 }
 
 // leadsOut tells whether a module of the source is replaced by a directory anywhere on this machine. What is there
@@ -153,7 +181,11 @@ func (p *Pipeline) key(stage string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(append(text, p.reuse.fixed...))
+	fixed := p.reuse.fixed
+	if stage == "verify" {
+		fixed = p.reuse.built
+	}
+	sum := sha256.Sum256(append(text, fixed...))
 	return hex.EncodeToString(sum[:]), nil
 }
 

@@ -132,7 +132,7 @@ func (p *Pipeline) runSmoke(ctx context.Context, image *ImageResult) (*SmokeResu
 			if run.Verdict == Failed {
 				f := Failure{What: "the image", Where: m.Platform, Probe: run.asked, Message: strings.TrimSpace(run.Detail + "\n" + run.Output), Repeat: map[string]string{"platforms": m.Platform}}
 				if len(p.Config.Smoke.Probes) == 0 {
-					f.Next = "If it needs arguments or something to talk to, say in smoke.probes how to try it, such as {args: [--version]}: "+DocsURL+"smoke.md"
+					f.Next = "If it needs arguments or something to talk to, say in smoke.probes how to try it, such as {args: [--version]}: " + DocsURL + "smoke.md"
 				}
 				s.fail(f)
 			}
@@ -414,10 +414,17 @@ func (t *trial) serve(ctx context.Context, probes []Probe) (string, error) {
 		t.run.Service = true
 		if ports, listenErr := w.Listening(ctx); listenErr == nil {
 			t.run.Ports = ports
+			// One may have listened before the others: which one was asked is no chance.
+			if i := slices.IndexFunc(probes, Probe.needsPort); i >= 0 && len(t.config.tcpPorts()) == 0 && only(ports) != nil {
+				t.run.asked = probes[i].String()
+				err = badAnswer("%s: %v", probes[i], only(ports))
+			}
 		}
-		t.run.asked = "stop"
-		t.progress("stopping")
-		err = t.stop(ctx, w)
+		if err == nil {
+			t.run.asked = "stop"
+			t.progress("stopping")
+			err = t.stop(ctx, w)
+		}
 	} else if err == nil && stays {
 		err = t.endedByItself(w)
 	}

@@ -93,7 +93,8 @@ func (p *Pipeline) runVerify(ctx context.Context, build *BuildResult) (*VerifyRe
 	})
 	if err == nil && (p.Config.Rebuild == nil || *p.Config.Rebuild) {
 		err = p.parallel(ctx, len(p.Plan.Platforms), func(ctx context.Context, i int) error {
-			return s.task(ctx, "rebuild "+p.Plan.Platforms[i].String(), func(ctx context.Context, _ func(string)) (Verdict, string, error) {
+			return s.task(ctx, "rebuild "+p.Plan.Platforms[i].String(), func(ctx context.Context, progress func(string)) (Verdict, string, error) {
+				progress("compiling everything again, the standard library too")
 				return p.rebuild(ctx, s, p.Plan.Platforms[i], build.Binaries, result.Binaries)
 			})
 		})

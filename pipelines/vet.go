@@ -85,7 +85,10 @@ func (p *Pipeline) runVet(ctx context.Context) (*VetResult, error) {
 		return !slices.Contains(p.Config.VetChecks, j.check) || j.check == "vendor" && !vendored
 	})
 	err := p.parallel(ctx, len(jobs), func(ctx context.Context, i int) error {
-		return s.task(ctx, jobs[i].name, func(ctx context.Context, _ func(string)) (Verdict, string, error) {
+		return s.task(ctx, jobs[i].name, func(ctx context.Context, progress func(string)) (Verdict, string, error) {
+			if jobs[i].check == "vet" {
+				progress("compiling what the packages import, then looking at them")
+			}
 			found, err := jobs[i].run(ctx)
 			if n, ok := errors.AsType[notChecked](err); ok {
 				v.skip(jobs[i].name, string(n))

@@ -16,6 +16,9 @@ var engines = []string{"host", "dagger"}
 
 // openEngine opens the engine that was asked for, and returns it with what closes it.
 func openEngine(ctx context.Context, in *input) (engine.Engine, func() error, error) {
+	if home, err := os.UserHomeDir(); err == nil && sameDir(in.source, home) && !exists(home, "go.mod") && !exists(home, "go.work") && !exists(home, ".git") {
+		return nil, nil, fault.Usagef("Change to the directory of a module, or name it with --source.", "source: this is the home directory, and no module")
+	}
 	switch in.config.Engine {
 	case "", "host":
 		e, err := host.Open(ctx, in.source, host.Options{Exclude: in.ownFiles()})
@@ -35,6 +38,12 @@ func openEngine(ctx context.Context, in *input) (engine.Engine, func() error, er
 		return e, func() error { return errors.Join(e.Close(), client.Close()) }, nil
 	}
 	return nil, nil, fault.Usagef(fault.Nearest(in.config.Engine, engines)+" It is host or dagger.", "engine: there is no engine %q", in.config.Engine)
+}
+
+func sameDir(a, b string) bool {
+	x, errA := os.Stat(a)
+	y, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(x, y)
 }
 
 // moduleEnv is what this machine says about where modules come from.
