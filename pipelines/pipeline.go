@@ -7,6 +7,7 @@
 package pipelines
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -169,6 +170,10 @@ func fetchError(m Module, r *engine.Result) error {
 	cause := errors.New(tail.Lines(r.Stderr, 4))
 	if !unreachable(r.Stderr) {
 		return fault.Usagef("`go mod download` in that directory shows the same; `go mod tidy` mends most of it.", "the requirements of module %s cannot be met: %v", m.Path, cause)
+	}
+	if bytes.Contains(r.Stderr, []byte("403 Forbidden")) {
+		return fault.Environmentf(cause, "The module proxy answers and refuses: see that the version exists, and that the proxy's rules and your credentials (netrc) allow it.",
+			"the modules that %s requires cannot be fetched", m.Path)
 	}
 	return fault.Environmentf(cause, "Check the network, GOPROXY, and credentials (netrc) for private modules; with a warm module cache or vendor/ no network is needed.",
 		"the modules that %s requires cannot be fetched", m.Path)

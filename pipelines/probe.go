@@ -189,9 +189,9 @@ func (t *trial) ask(ctx context.Context, w *watched, probe Probe) (answer string
 			answer, err = matchLog(w.Output(), probe.Log)
 		default:
 			if probe.Port == 0 {
-				var only int
-				if only, err = t.onlyPort(ctx, w); err == nil { // each time anew: another may have come
-					port = only
+				var found int
+				if found, err = t.onlyPort(ctx, w); err == nil { // each time anew: another may have come
+					port = found
 				}
 			}
 			if err == nil {

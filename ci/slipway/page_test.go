@@ -23,5 +23,5 @@ func TestRepeatRecorded(t *testing.T) {
 	}
 	repeat := repeatRecorded(r)
 	require.Equal(t, "slipway smoke '--env=A=a b,B=2' --go-versions=1.21,1.22 --race=true --smoke=process --repeat=3", repeat("smoke", nil))
-	require.Equal(t, "slipway test '--env=A=a b,B=2' --race=true --smoke=process --repeat=3 --go-versions=1.22", repeat("test", map[string]string{"go-versions": "1.22"}))
+	require.Equal(t, "slipway test --race=true --go-versions=1.22", repeat("test", map[string]string{"go-versions": "1.22"}))
 }

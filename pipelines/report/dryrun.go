@@ -1,7 +1,6 @@
 package report
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 
@@ -23,9 +22,11 @@ func DryRun(w io.Writer, places []pipelines.WouldPublish) error {
 		}
 		var tags Table
 		for _, tag := range x.Tags {
-			what := cmp.Or(tag.Before, "nothing")
+			what := tag.Before
 			switch tag.State {
-			case "created", "moved":
+			case "created":
+				what = x.Digest
+			case "moved":
 				what += " -> " + x.Digest
 			case "kept":
 				what += ", " + later(tag)

@@ -204,7 +204,7 @@ func (e *Engine) Start(ctx context.Context, c engine.Container) (engine.Process,
 }
 
 // CheckIsolation implements pipelines.Isolator.
-func (e *Engine) CheckIsolation(kind string) error { return smokeError(sandbox.Check(kind)) }
+func (e *Engine) CheckIsolation(kind string) error { return smokeError(e.roots.Check(kind)) }
 
 func smokeError(err error) error {
 	if _, ok := errors.AsType[*sandbox.UnavailableError](err); !ok {

@@ -19,6 +19,9 @@ func CheckTarget(target string) error {
 		}
 		return nil
 	}
+	if scheme, rest, ok := strings.Cut(target, "://"); ok {
+		return fmt.Errorf("target %q: leave out %s://, as in %s", target, scheme, rest)
+	}
 	_, _, err := parseTarget(target, nil)
 	return err
 }

@@ -46,6 +46,9 @@ func (r *Roots) Start(ctx context.Context, c engine.Container) (engine.Process, 
 	return r.start(ctx, c)
 }
 
+// Check tells, before there is an image, whether Start could isolate one so. Its error is the one of Start.
+func (r *Roots) Check(isolation string) error { return r.check(isolation) }
+
 // Close removes what was kept. All processes must have been closed.
 func (r *Roots) Close() error { return r.close() }
 
@@ -61,9 +64,6 @@ type Level struct {
 	// Missing is what would not be in force although the kind works, as in engine.Isolation.
 	Missing []string
 }
-
-// Check tells, before there is an image, whether Start could isolate one so. Its error is the one of Start.
-func Check(isolation string) error { return check(isolation) }
 
 // UnavailableError says that this machine offers no isolation, or not the kind that was asked for.
 type UnavailableError struct {

@@ -425,12 +425,12 @@ func launch(ctx context.Context, o *order) (*process, error) {
 func available() []Level {
 	var levels []Level
 	for _, kind := range []string{kindRunc, kindCrun, kindNamespaces} {
-		levels = append(levels, probe(kind))
+		levels = append(levels, probe(kind, ""))
 	}
 	return append(levels, Level{Kind: kindProcess, Missing: observe(0, &order{Kind: kindProcess}).missing})
 }
 
-func check(isolation string) error {
+func (r *roots) check(isolation string) error {
 	if _, _, err := attempts(isolation); err != nil || isolation == kindProcess {
 		return err
 	}
@@ -440,7 +440,7 @@ func check(isolation string) error {
 	}
 	var out []Level
 	for _, kind := range kinds {
-		l := probe(kind)
+		l := probe(kind, r.parent())
 		if l.Reason == "" {
 			return nil
 		}
@@ -450,11 +450,11 @@ func check(isolation string) error {
 }
 
 // probe goes as far with a kind of isolation as is possible without an image.
-func probe(kind string) Level {
+func probe(kind, parent string) Level {
 	list, out, err := attempts(kind)
 	var dir string
 	if err == nil && len(list) > 0 {
-		dir, err = privateDir("", "slipway-probe-")
+		dir, err = privateDir(parent, "slipway-probe-")
 	}
 	if err != nil {
 		return Level{Kind: kind, Reason: err.Error()}

@@ -16,11 +16,11 @@ type roots struct{ Dir string }
 
 func (*roots) close() error { return nil }
 
-func (*roots) start(_ context.Context, c engine.Container) (engine.Process, error) {
-	return nil, check(c.Isolation)
+func (r *roots) start(_ context.Context, c engine.Container) (engine.Process, error) {
+	return nil, r.check(c.Isolation)
 }
 
-func check(isolation string) error {
+func (*roots) check(isolation string) error {
 	levels := available()
 	for _, l := range levels {
 		if l.Kind == isolation {
