@@ -152,7 +152,7 @@ func (p *Pipeline) runTest(ctx context.Context) (*TestResult, error) {
 	for i := range failures {
 		p.place(&failures[i])
 		if strings.HasPrefix(failures[i].Where, "only ") && p.Config.Count < 2 {
-			failures[i].Next = "It passed under the others. Whether that is the release or chance shows with --count=20."
+			failures[i].Next = "Whether the release decides or chance shows with --count=20."
 		}
 		if p.Config.Shuffle == "on" {
 			failures[i].Repeat["shuffle"] = s.record.Seed
