@@ -2,7 +2,7 @@
 RACE := $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: run test test-dagger check bench bench-dagger soak fuzz
+.PHONY: run test test-dagger check bench bench-dagger soak fuzz recording
 
 # The main job on the sample, up to an image that is pushed to a registry and read back.
 run:
@@ -49,3 +49,7 @@ fuzz:
 	    echo "$$package $$target"; go test -run=NONE -fuzz="^$$target\$$" -fuzztime=60s -fuzzminimizetime=10x $$package; \
 	  done; \
 	done
+
+# The picture of a run in the README.
+recording:
+	docs/run.sh

@@ -18,7 +18,7 @@ slipway all
 sleep 4
 SESSION
 env -u CI -u NO_COLOR TERM=xterm-256color PATH="$work/bin:$PATH" SLIPWAY_CACHE="$work/cache" \
-  asciinema rec --quiet --cols=110 --rows=32 --command="sh $work/session" "$work/run.cast"
+  asciinema rec --quiet --cols=124 --rows=34 --command="sh $work/session" "$work/run.cast"
 # Frames that are nearer to each other than a third of a second become one.
 node -e '
   const lines = require("fs").readFileSync(process.argv[1], "utf8").trim().split("\n").map(JSON.parse);

@@ -138,7 +138,7 @@ func (p *Pipeline) runImage(ctx context.Context) (*ImageResult, error) {
 			result.Verdict = Failed
 			return Failed, "larger than allowed", nil
 		}
-		return Passed, result.summary(), nil
+		return Passed, result.size(), nil
 	})
 	if err != nil {
 		return nil, err
@@ -148,11 +148,13 @@ func (p *Pipeline) runImage(ctx context.Context) (*ImageResult, error) {
 	return result, nil
 }
 
-func (r *ImageResult) summary() string {
+func (r *ImageResult) summary() string { return r.size() + ", " + r.Digest }
+
+func (r *ImageResult) size() string {
 	if len(r.Platforms) == 1 {
-		return fmt.Sprintf("%s, %s", humanBytes(r.Platforms[0].Size), r.Digest)
+		return humanBytes(r.Platforms[0].Size)
 	}
-	return fmt.Sprintf("%d platforms, %s", len(r.Platforms), r.Digest)
+	return fmt.Sprintf("%d platforms", len(r.Platforms))
 }
 
 // checkImage finds what is wrong with the configuration of the image before anything is built.

@@ -114,26 +114,26 @@ func TestLiveStages(t *testing.T) {
 	s.clock.forward(second)
 	s.send(staged([]pipelines.Event{done("test 2", pipelines.Failed, second, ""), done("test 3", pipelines.Passed, second, "")})...)
 	require.Equal(t, []string{
-		"✗ test 2                 1.0s  failed",
-		"✓ test 3                 1.0s",
+		"✗ test 2                     1.0s  failed",
+		"✓ test 3                     1.0s",
 		"",
-		"  test                   1.0s  1 failed, 1 passed",
-		"⠋ test 1                 1.0s",
-		"⠋ vet 1                  1.0s  x",
-		"⠋ plan                   1.0s",
+		"  test                       1.0s  1 failed, 1 passed",
+		"⠋ test 1                     1.0s",
+		"⠋ vet 1                      1.0s  x",
+		"⠋ plan                       1.0s",
 	}, s.lines())
 	s.resize(60, 4)
 	s.send()
-	require.Equal(t, []string{"⠋ test 1                 1.0s", "⠋ vet 1                  1.0s  x", "⠋ plan                   1.0s"}, s.lines()[len(s.lines())-3:])
+	require.Equal(t, []string{"⠋ test 1                     1.0s", "⠋ vet 1                      1.0s  x", "⠋ plan                       1.0s"}, s.lines()[len(s.lines())-3:])
 }
 
 func TestLiveResize(t *testing.T) {
 	s := newLiveTest(t, 60, 10, false)
 	s.screen.write("$ slipway\r\n")
 	s.send(start("a"), start("b"), start("c"), progress("b", strings.Repeat("long ", 30)))
-	s.resize(30, 3)
+	s.resize(36, 3)
 	s.send()
-	require.Equal(t, []string{"", "⠋ a                      0.0s", "… and 2 more"}, s.lines()[len(s.lines())-3:])
+	require.Equal(t, []string{"", "⠋ a                          0.0s", "… and 2 more"}, s.lines()[len(s.lines())-3:])
 	s.resize(80, 12)
 	s.send(done("a", pipelines.Passed, second, "fine"))
 	s.resize(20, 5)
@@ -155,7 +155,7 @@ func TestLiveLeftovers(t *testing.T) {
 	s.screen.write("\r\n\r\n\r\nleft\r\nleft\x1b[4A\r")
 	s.send(progress("a", "short"))
 	require.Equal(t, []string{
-		"", "⠋ a                      0.0s  short", "⠋ b                      0.0s",
+		"", "⠋ a                          0.0s  short", "⠋ b                          0.0s",
 	}, s.lines())
 }
 
@@ -178,7 +178,7 @@ func TestLiveEcho(t *testing.T) {
 		s.end()
 		require.Equal(t, []string{
 			"", "", "", "", "", "typed",
-			"✓ a                      1.0s", "✓ b                      1.0s", "$",
+			"✓ a                          1.0s", "✓ b                          1.0s", "$",
 		}, s.lines())
 	}
 }
@@ -192,7 +192,7 @@ func TestLiveSuspended(t *testing.T) {
 	s.end()
 	require.Equal(t, []string{
 		"^Z", "[1]+  Stopped", "$ fg",
-		"✓ a                      1.0s", "✓ b                      1.0s", "$",
+		"✓ a                          1.0s", "✓ b                          1.0s", "$",
 	}, s.lines())
 }
 
@@ -208,8 +208,8 @@ func TestLiveUnfinished(t *testing.T) {
 	s.draw()
 	require.Equal(t, []string{
 		"note: b: not drawn yet",
-		"? a                      1.0s  did not finish",
-		"? b                      1.0s  did not finish", "$",
+		"? a                          1.0s  did not finish",
+		"? b                          1.0s  did not finish", "$",
 	}, s.lines())
 }
 
@@ -222,5 +222,5 @@ func TestLiveSilent(t *testing.T) {
 	s.screen.write("written by the caller\r\n")
 	s.send()
 	s.end()
-	require.Equal(t, []string{"✓ a                      1.0s", "written by the caller", "$"}, s.lines())
+	require.Equal(t, []string{"✓ a                          1.0s", "written by the caller", "$"}, s.lines())
 }

@@ -63,7 +63,7 @@ func (t *tasks) stage(name string, now time.Time) *stage {
 // The column of names starts wide enough for usual names. It grows for longer ones, but a single very
 // long one stands out instead of pushing every detail away.
 const (
-	minColumn = 20
+	minColumn = 24
 	maxColumn = 28
 )
 

@@ -153,7 +153,7 @@ func TestTmux(t *testing.T) {
 			var want []string
 			for i := range count {
 				p.send(done(name(i), pipelines.Passed, second, nasty), notice(name(i), nasty))
-				want = append(want, fmt.Sprintf("✓ %-20s   1.0s  %s", name(i), report.Clean(nasty)), "note: "+name(i)+": "+report.Clean(nasty))
+				want = append(want, fmt.Sprintf("✓ %-24s   1.0s  %s", name(i), report.Clean(nasty)), "note: "+name(i)+": "+report.Clean(nasty))
 			}
 			p.finish(want...)
 		})
@@ -195,7 +195,7 @@ func TestTmuxResize(t *testing.T) {
 	}
 	for i := range 5 {
 		p.send(done(fmt.Sprintf("test %d", i), pipelines.Failed, second, ""))
-		want = append(want, fmt.Sprintf("✗ test %d                 1.0s  failed", i))
+		want = append(want, fmt.Sprintf("✗ test %d                     1.0s  failed", i))
 	}
 	p.finish(want...)
 }
@@ -228,11 +228,11 @@ demo interrupted
 func TestTmuxChoose(t *testing.T) {
 	program := demo(t)
 	for env, want := range map[string]string{
-		"":           "\x1b[32m✓\x1b[39m a                      \x1b[2m1.0s\x1b[",
-		"NO_COLOR=1": "✓ a                      1.0s  fine",
+		"":           "\x1b[32m✓\x1b[39m a                          \x1b[2m1.0s\x1b[",
+		"NO_COLOR=1": "✓ a                          1.0s  fine",
 		"NO_COLOR=":  "\x1b[32m✓",
-		"CI=true":    "ok    a                      1.0s  fine",
-		"TERM=dumb":  "ok    a                      1.0s  fine",
+		"CI=true":    "ok    a                          1.0s  fine",
+		"TERM=dumb":  "ok    a                          1.0s  fine",
 		"CI=":        "\x1b[32m✓",
 	} {
 		t.Run(env, func(t *testing.T) {

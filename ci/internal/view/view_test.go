@@ -122,7 +122,7 @@ func TestStamped(t *testing.T) {
 	p.Event(done("a", pipelines.Passed, second, "fine"))
 	p.Event(notice("a", "two\nlines"))
 	p.Close()
-	require.Equal(t, "2024-02-29T12:00:00Z ok    a                      1.0s  fine\n2024-02-29T12:00:00Z note: a: two lines\n", b.String())
+	require.Equal(t, "2024-02-29T12:00:00Z ok    a                          1.0s  fine\n2024-02-29T12:00:00Z note: a: two lines\n", b.String())
 }
 
 func TestJSON(t *testing.T) {
@@ -188,7 +188,7 @@ func TestConcurrent(t *testing.T) {
 	t.Run("plain", func(t *testing.T) {
 		var b bytes.Buffer
 		storm(Plain(&b))
-		check(t, strings.Split(strings.TrimSpace(b.String()), "\n"), "ok    task %d.%02d              1.0s  fine")
+		check(t, strings.Split(strings.TrimSpace(b.String()), "\n"), "ok    task %d.%02d                  1.0s  fine")
 	})
 	t.Run("json", func(t *testing.T) {
 		var b bytes.Buffer
@@ -208,7 +208,7 @@ func TestConcurrent(t *testing.T) {
 		storm(l)
 		s := newScreen(t, 70, 6)
 		s.write(b.String())
-		check(t, s.lines(), "✓ task %d.%02d              1.0s  fine")
+		check(t, s.lines(), "✓ task %d.%02d                  1.0s  fine")
 	})
 }
 
