@@ -83,7 +83,7 @@ func ours(dir string, unfinished bool) error {
 	}
 	if _, ok := recordIn(dir); ok {
 		if err := removable(dir); err != nil {
-			return fault.Environmentf(err, "Remove it as the user who owns it, or choose another place with --output.", "output: another user has made %s, so it cannot be replaced", filepath.Base(dir))
+			return fault.Environmentf(err, "Remove it, as the user who owns it if that is another one, or choose another place with --output.", "output: %s cannot be replaced", filepath.Base(dir))
 		}
 		return nil
 	}

@@ -76,8 +76,8 @@ func (p *Pipeline) Publish(ctx context.Context) (*PublishResult, error) {
 	if p.Plan.Source.Dirty {
 		p.note("publish", "the source differs from its commit in %s; the image's label says so", shorten(p.Plan.Source.Changed, 3))
 	}
-	if len(chosen.names) == 0 && slices.ContainsFunc(p.Config.To, oci.Untagged) {
-		p.note("publish", "no tag, so the digest alone names the image; write a tag behind %s, or see publish.tags", shownTarget(p.Config.To[0]))
+	if i := slices.IndexFunc(p.Config.To, oci.Untagged); i >= 0 && len(chosen.names) == 0 {
+		p.note("publish", "no tag, so the digest alone names the image; write a tag behind %s, or see publish.tags", shownTarget(p.Config.To[i]))
 	}
 	if p.opts.DryRun {
 		return u.result, u.dryRun(ctx)

@@ -66,14 +66,18 @@ func newReuse(e engine.Engine, c Config, o Options) *reuse {
 }
 
 // compiledFiles leaves out the files that no compilation can read, of those that people change while they set up a
-// pipeline: settings and CI jobs. Only Go files beside or above a file can embed it, and only assembly beside it include it.
+// pipeline: settings and CI jobs. Only Go files beside or above a file can embed it, and only assembly beside it include
+// it; where there is source among the CI jobs, nothing is left out.
 func compiledFiles(s engine.Source) []engine.File {
 	settings := func(name string) bool {
 		return name == ConfigFile || name == ".gitlab-ci.yml" || strings.HasPrefix(name, ".github/") || strings.HasPrefix(name, ".gitlab/")
 	}
 	for _, f := range s.Files {
-		source := slices.Contains([]string{".go", ".s", ".S"}, path.Ext(f.Name))
-		if !source || path.Dir(f.Name) != "." && !settings(f.Name) {
+		source := slices.Contains([]string{".go", ".s", ".S"}, path.Ext(f.Name)) || path.Base(f.Name) == "go.mod"
+		switch {
+		case source && settings(f.Name):
+			return s.Files
+		case !source || path.Dir(f.Name) != "." || path.Base(f.Name) == "go.mod":
 			continue
 		}
 		text, err := fs.ReadFile(s.FS, f.Name)
@@ -220,7 +224,9 @@ func stored[T any, R interface {
 	*T
 	keepable
 }](p *Pipeline, name string, run func() (R, error)) (R, error) {
-	if p.reuse.store != nil && !p.Config.Fresh {
+	// Who counts how often a test fails asks chance, and anew each time.
+	kept := p.reuse.store != nil && (name != "test" || p.Config.Count == 0)
+	if kept && !p.Config.Fresh {
 		if result, ok := recall[T, R](p, name); ok {
 			return result, nil
 		}
@@ -231,7 +237,7 @@ func stored[T any, R interface {
 			return nil, err
 		}
 	}
-	if p.reuse.store == nil {
+	if !kept {
 		return run()
 	}
 	before := p.dist.files()

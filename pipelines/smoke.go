@@ -42,7 +42,8 @@ type SmokeRun struct {
 	Service bool `json:"service,omitempty"`
 	// Ports are the TCP ports on which it listened when it was ready.
 	Ports []int `json:"ports,omitempty"`
-	// ExitCode is that of a service that was asked to stop, and Stopped the time that it took.
+	// ExitCode is that of a service that was asked to stop, and Stopped the time that it took
+	// from the moment when slipway learned that the signal was sent.
 	ExitCode *int         `json:"exit_code,omitempty"`
 	Stopped  Milliseconds `json:"stopped_ms,omitempty"`
 	// MaxMemory is the largest resident size in bytes, the median of all repetitions.

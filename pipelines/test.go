@@ -148,12 +148,9 @@ func (p *Pipeline) runTest(ctx context.Context) (*TestResult, error) {
 	}
 	profile, coverage := mergeProfiles(profiles)
 	result.Coverage = coverage
-	failures := result.failures(p.Plan)
+	failures := result.failures(p.Plan, p.Config.Count)
 	for i := range failures {
 		p.place(&failures[i])
-		if strings.HasPrefix(failures[i].Where, "only ") && p.Config.Count < 2 {
-			failures[i].Next = "Whether the release decides or chance shows with --count=20."
-		}
 		if p.Config.Shuffle == "on" {
 			failures[i].Repeat["shuffle"] = s.record.Seed
 		}
@@ -327,7 +324,7 @@ func running(now testjson.Progress, module string) string {
 
 // failures lists what failed, with the releases in which it did. What fails under some releases only comes
 // first, and what also passes, under any of them, last: which releases those are is chance.
-func (r *TestResult) failures(plan *Plan) []Failure {
+func (r *TestResult) failures(plan *Plan, count int) []Failure {
 	type key struct{ module, pkg, test string }
 	releases := map[key][]string{}
 	output := map[key]string{}
@@ -382,6 +379,9 @@ func (r *TestResult) failures(plan *Plan) []Failure {
 		}
 		if len(in) < len(all) {
 			f.Where = "only Go " + strings.Join(in, ", ")
+			if k.test != "" && count < 2 {
+				f.Next = "Whether the release decides or chance shows with --count=20."
+			}
 		}
 		failures = append(failures, f)
 	}

@@ -427,7 +427,7 @@ func (x *examination) lockFile(context.Context) []check {
 	case err != nil:
 		c.State, c.Detail, c.Next = isBroken, oneLine(err), "Restore it from version control, or remove it to resolve everything anew."
 	case !exists(x.in.source, pipelines.LockFile):
-		c.State, c.Detail, c.Next = isNotHere, "no "+pipelines.LockFile, "The first run writes it, or `slipway lock`; commit it, so that every machine uses the same."
+		c.State, c.Detail, c.Next = isNotHere, "no "+pipelines.LockFile, "The first run writes it, or `slipway lock`; commit it, so that every machine uses the same releases."
 	default:
 		var pinned []string
 		for asked, exact := range lock.Go {

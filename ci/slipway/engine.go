@@ -5,7 +5,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
+	"github.com/slipway-ci/slipway/pipelines"
 	"github.com/slipway-ci/slipway/pipelines/engine"
 	"github.com/slipway-ci/slipway/pipelines/engine/dagger"
 	"github.com/slipway-ci/slipway/pipelines/engine/host"
@@ -16,7 +19,8 @@ var engines = []string{"host", "dagger"}
 
 // openEngine opens the engine that was asked for, and returns it with what closes it.
 func openEngine(ctx context.Context, in *input) (engine.Engine, func() error, error) {
-	if home, err := os.UserHomeDir(); err == nil && sameDir(in.source, home) && !exists(home, "go.mod") && !exists(home, "go.work") && !exists(home, ".git") {
+	if home, err := os.UserHomeDir(); err == nil && !slices.ContainsFunc(in.given, func(s string) bool { return strings.HasPrefix(s, "source=") }) && sameDir(in.source, home) &&
+		!slices.ContainsFunc([]string{"go.mod", "go.work", ".git", pipelines.ConfigFile}, func(name string) bool { return exists(home, name) }) {
 		return nil, nil, fault.Usagef("Change to the directory of a module, or name it with --source.", "source: this is the home directory, and no module")
 	}
 	switch in.config.Engine {

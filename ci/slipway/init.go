@@ -30,7 +30,7 @@ func initTargets(in *input) (service string, names, kept []string, err error) {
 		names = append(names, ".github/workflows/slipway.yml")
 	case "gitlab":
 		job := ".gitlab-ci.yml"
-		if text, err := os.ReadFile(filepath.Join(in.source, job)); err == nil && !strings.Contains(string(text), "slipway") {
+		if text, err := os.ReadFile(filepath.Join(in.source, job)); err == nil && !strings.HasPrefix(string(text), jobHeader) {
 			job = includedJob
 		}
 		names = append(names, job)
@@ -53,6 +53,9 @@ func initTargets(in *input) (service string, names, kept []string, err error) {
 	}
 	return service, missing, kept, nil
 }
+
+// jobHeader is what the jobs begin with that init writes.
+const jobHeader = "# slipway "
 
 // includedJob is for repositories of GitLab with a pipeline of their own, which includes it.
 const includedJob = ".gitlab/slipway.yml"
@@ -110,7 +113,7 @@ func ignoreOutput(w io.Writer, in *input) error {
 	}
 	add := ""
 	for _, dir := range []string{"dist", "dist.passed"} {
-		if !slices.ContainsFunc(strings.Fields(string(text)), func(line string) bool { return strings.Trim(line, "/") == dir }) {
+		if !slices.ContainsFunc(strings.Split(string(text), "\n"), func(line string) bool { return strings.Trim(strings.TrimSpace(line), "/") == dir }) {
 			add += "/" + dir + "/\n"
 		}
 	}

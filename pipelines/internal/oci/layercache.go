@@ -66,7 +66,7 @@ func cachedLayer(cache, key, dir string) (info LayerInfo, ok bool) {
 // cacheLayer keeps a layer of the layout at dir. A cache that cannot be written is no reason to fail.
 func cacheLayer(cache, key, dir string, info LayerInfo) {
 	value, err := json.Marshal(info)
-	if err != nil {
+	if err != nil || info.Size > store.Limit/4 { // one that would push all others out
 		return
 	}
 	_ = store.Open(cache).Put(key, value, blobDir(dir), []string{strings.TrimPrefix(info.Digest, "sha256:")})

@@ -50,7 +50,8 @@ type Test struct {
 	// Output is that of a test that failed, for the first time if it ran more than once, or the reason of one
 	// that was skipped.
 	Output string `json:"output,omitempty"`
-	// Runs and FailedRuns count how often it ran and failed, with -count only. Failed is one that failed once.
+	// Runs and FailedRuns count how often it passed or failed, and how often it failed, with -count only. Failed is one
+	// that failed once.
 	Runs       int `json:"runs,omitempty"`
 	FailedRuns int `json:"failed_runs,omitempty"`
 }
@@ -276,7 +277,9 @@ func (p *pkg) add(e event) {
 		u.waiting = e.Action == "pause"
 	case Pass, Fail, Skip:
 		u.running = false
-		u.runs++
+		if e.Action != Skip {
+			u.runs++
+		}
 		u.seconds = max(u.seconds, e.Elapsed)
 		if u.result != Fail { // one that failed once stays so
 			u.result = e.Action
@@ -306,8 +309,12 @@ func (p *pkg) finish(path string) Package {
 		if result.Result == Pass && t.Result == "" {
 			continue // a benchmark or an example without an end of its own
 		}
-		if u.running && result.Result == Fail {
-			t.Result = "" // it passed before, but did not end now
+		unfinished := u.running && result.Result == Fail
+		if unfinished {
+			u.runs, u.failedRuns = u.runs+1, u.failedRuns+1
+			if t.Result == Pass || t.Result == Skip {
+				t.Result = "" // it passed before, but did not end now
+			}
 		}
 		if u.runs > 1 {
 			t.Runs, t.FailedRuns = u.runs, u.failedRuns

@@ -95,12 +95,14 @@ func TestCount(t *testing.T) {
 		want  testjson.Test
 		flaky bool
 	}{
-		"first":  {[]string{run("one", "fail"), run("three", "pass"), failed}, testjson.Test{Result: testjson.Fail, Output: "one", Seconds: 5, Runs: 2, FailedRuns: 1}, true},
-		"last":   {[]string{run("one", "pass"), run("two", "fail"), failed}, testjson.Test{Result: testjson.Fail, Output: "two", Seconds: 3, Runs: 2, FailedRuns: 1}, true},
-		"middle": {[]string{run("one", "pass"), run("two", "fail"), run("three", "fail"), run("four", "pass"), failed}, testjson.Test{Result: testjson.Fail, Output: "two", Seconds: 5, Runs: 4, FailedRuns: 2}, true},
-		"always": {[]string{run("one", "fail"), run("two", "fail"), failed}, testjson.Test{Result: testjson.Fail, Output: "one", Seconds: 3, Runs: 2, FailedRuns: 2}, false},
-		"never":  {[]string{run("one", "pass"), run("two", "pass"), `{"Action":"pass","Package":"a"}`}, testjson.Test{Result: testjson.Pass, Seconds: 3, Runs: 2}, false},
-		"hangs":  {[]string{run("one", "pass"), `{"Action":"run","Package":"a","Test":"T"}`, failed}, testjson.Test{Result: testjson.Fail, Output: "It had not ended when the tests of its package did.", Seconds: 3}, false},
+		"first":             {[]string{run("one", "fail"), run("three", "pass"), failed}, testjson.Test{Result: testjson.Fail, Output: "one", Seconds: 5, Runs: 2, FailedRuns: 1}, true},
+		"last":              {[]string{run("one", "pass"), run("two", "fail"), failed}, testjson.Test{Result: testjson.Fail, Output: "two", Seconds: 3, Runs: 2, FailedRuns: 1}, true},
+		"middle":            {[]string{run("one", "pass"), run("two", "fail"), run("three", "fail"), run("four", "pass"), failed}, testjson.Test{Result: testjson.Fail, Output: "two", Seconds: 5, Runs: 4, FailedRuns: 2}, true},
+		"always":            {[]string{run("one", "fail"), run("two", "fail"), failed}, testjson.Test{Result: testjson.Fail, Output: "one", Seconds: 3, Runs: 2, FailedRuns: 2}, false},
+		"never":             {[]string{run("one", "pass"), run("two", "pass"), `{"Action":"pass","Package":"a"}`}, testjson.Test{Result: testjson.Pass, Seconds: 3, Runs: 2}, false},
+		"hangs":             {[]string{run("one", "pass"), `{"Action":"run","Package":"a","Test":"T"}`, failed}, testjson.Test{Result: testjson.Fail, Output: "It had not ended when the tests of its package did.", Seconds: 3, Runs: 2, FailedRuns: 1}, true},
+		"fails, then hangs": {[]string{run("one", "pass"), run("two", "fail"), `{"Action":"run","Package":"a","Test":"T"}`, failed}, testjson.Test{Result: testjson.Fail, Output: "two", Seconds: 3, Runs: 3, FailedRuns: 2}, true},
+		"skips":             {[]string{run("one", "skip"), run("two", "fail"), failed}, testjson.Test{Result: testjson.Fail, Output: "two", Seconds: 3}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := read(c.lines...)

@@ -392,26 +392,31 @@ func (s *shim) serve() {
 			s.measure()
 			go s.listening(r)
 		case "signal":
-			s.rest()
-			s.measure()
-			var left []string
-			if s.order.Kind != kindProcess { // there, wait can tell
-				left = s.leftover(inside())
-			}
-			s.mu.Lock()
-			err := error(unix.ESRCH)
-			if !s.ended {
-				s.left = left
-				emulated := s.order.Emulator != "" && s.order.Kind != kindProcess && s.has("SigCgt", syscall.Signal(r.Signal))
-				err = unix.Kill(s.pid, syscall.Signal(r.Signal))
-				if emulated {
-					go s.endEmulator(syscall.Signal(r.Signal))
-				}
-			}
-			s.mu.Unlock()
-			s.answer(reply{ID: r.ID}, err)
+			go s.signal(r)
 		}
 	}
+}
+
+// signal signals the first process, once it rests.
+func (s *shim) signal(r request) {
+	s.rest()
+	s.measure()
+	var left []string
+	if s.order.Kind != kindProcess { // there, wait can tell
+		left = s.leftover(inside())
+	}
+	s.mu.Lock()
+	err := error(unix.ESRCH)
+	if !s.ended {
+		s.left = left
+		emulated := s.order.Emulator != "" && s.order.Kind != kindProcess && s.has("SigCgt", syscall.Signal(r.Signal))
+		err = unix.Kill(s.pid, syscall.Signal(r.Signal))
+		if emulated {
+			go s.endEmulator(syscall.Signal(r.Signal))
+		}
+	}
+	s.mu.Unlock()
+	s.answer(reply{ID: r.ID}, err)
 }
 
 // restTimeout bounds how long a process that always has something to do is waited for before it is signalled.
