@@ -185,13 +185,13 @@ func (x artefact) name() string {
 var ownInputs = map[string][]string{
 	"linked":             {"source", "config modules", "config packages", "config commands", "config tags", "config ldflags", "config cgo", "build release", "build toolchain", "environment"},
 	"binary":             {},
-	"layer commands":     {"source time", "config capabilities", "config entrypoint"},
+	"layer commands":     {"config capabilities", "config entrypoint"},
 	"layer files":        {"source", "source time", "config files", "config volumes", "config user", "config base", "config certificates", "config timezones", "config accounts", "config tmp"},
 	"layer base":         {"config base", "base image"},
-	"layer certificates": {"source time", "config base", "config certificates"},
-	"layer timezones":    {"source time", "config base", "config timezones"},
-	"layer accounts":     {"source time", "config base", "config accounts"},
-	"layer tmp":          {"source time", "config base", "config tmp"},
+	"layer certificates": {"config base", "config certificates"},
+	"layer timezones":    {"config base", "config timezones"},
+	"layer accounts":     {"config base", "config accounts"},
+	"layer tmp":          {"config base", "config tmp"},
 	"blob base":          {"config base", "base image"},
 	"blob":               {"config compression", "compressor"},
 	"config": append([]string{"config base", "config entrypoint", "config args", "config user", "config env", "config ports", "config volumes", "config stop-signal",
@@ -199,6 +199,8 @@ var ownInputs = map[string][]string{
 	"manifest":  append([]string{"config format", "config compression"}, labelled...),
 	"index":     append([]string{"config format"}, labelled...),
 	"published": {"config to", "config publish"},
+	// It holds the image for the machine's own processor alone.
+	"published tar": {"config to", "host"},
 }
 
 // labelled are the inputs that stand in labels.
@@ -268,7 +270,11 @@ func (r *Record) artefacts() []artefact {
 	}
 	for i, x := range r.Published {
 		// The address of an embedded registry is another one each time.
-		rest = append(rest, artefact{"published", "", strconv.Itoa(i + 1), "", x.Digest})
+		holds := ""
+		if strings.HasPrefix(x.Reference, "tar:") {
+			holds = "tar"
+		}
+		rest = append(rest, artefact{"published", holds, strconv.Itoa(i + 1), "", x.Digest})
 	}
 	return slices.Concat(linked, binaries, layers, blobs, configs, manifests, rest)
 }

@@ -125,6 +125,16 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// A file for docker load holds the image for the machine's own processor.
+func TestExplainFileOfAnotherMachine(t *testing.T) {
+	a, b := published(t), published(t)
+	a.Published[0].Reference, b.Published[0].Reference = "tar:app.tar", "tar:app.tar"
+	b.Published[0].Digest += "x"
+	assert.Equal(t, []string{"defect published tar 1"}, chains(pipelines.Explain(a, b)))
+	b.Host = "linux/riscv64"
+	assert.Equal(t, []string{"host > published tar 1"}, chains(pipelines.Explain(a, b)))
+}
+
 func TestExplainWhatWasNotMade(t *testing.T) {
 	a, b := published(t), published(t)
 	b.Image, b.Published, b.Stages[1].Verdict, b.Verdict = nil, nil, pipelines.Failed, pipelines.Failed
