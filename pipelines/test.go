@@ -387,7 +387,8 @@ func (r *TestResult) failures(plan *Plan, count int) []Failure {
 	}
 	for _, s := range [][]Failure{failures, uncertain} {
 		slices.SortFunc(s, func(a, b Failure) int {
-			return cmp.Or(cmp.Compare(strings.Count(a.Where, ","), strings.Count(b.Where, ",")), cmp.Compare(a.What, b.What))
+			// Subtests come before their parent: what it says is often only what follows from them.
+			return cmp.Or(cmp.Compare(strings.Count(a.Where, ","), strings.Count(b.Where, ",")), cmp.Compare(a.What+"/\xff", b.What+"/\xff"))
 		})
 	}
 	return append(failures, uncertain...)

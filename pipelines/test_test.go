@@ -248,7 +248,9 @@ func TestFailuresOrder(t *testing.T) {
 			[3]string{"TestTwo", fails("1.20.14", "1.27.4"), "why\n"},
 			[3]string{"TestNew", fails("1.27.4"), "why\n"},
 			[3]string{"TestOld", fails("1.20.14"), "why\n"},
-			[3]string{"TestAlso", "fail", "why\n"},
+			[3]string{"TestAlso", "fail", "panic: it had no more to work with\n"},
+			[3]string{"TestAlso/cause", "fail", "why\n"},
+			[3]string{"TestAlsoThis", "fail", "why\n"},
 		), "", ""
 	})
 	_, p, _ := tested(t, f, pipelines.Config{})
@@ -262,7 +264,9 @@ func TestFailuresOrder(t *testing.T) {
 		{"example.com/hello TestOld", "only Go 1.20.14", "1.20.14"},
 		{"example.com/hello TestTwo", "only Go 1.20.14, 1.27.4", "1.20.14"},
 		{"example.com/hello TestAll", "Go 1.20.14, 1.22.10, 1.27.4", "1.20.14"},
+		{"example.com/hello TestAlso/cause", "Go 1.20.14, 1.22.10, 1.27.4", "1.20.14"},
 		{"example.com/hello TestAlso", "Go 1.20.14, 1.22.10, 1.27.4", "1.20.14"},
+		{"example.com/hello TestAlsoThis", "Go 1.20.14, 1.22.10, 1.27.4", "1.20.14"},
 	}, got)
 	assert.Equal(t, "in 1.20.14", stageOf(t, p, "test").Failures[3].Message, "of the oldest release that fails")
 }
