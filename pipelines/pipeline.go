@@ -65,10 +65,10 @@ type Pipeline struct {
 	start  time.Time
 
 	reuse *reuse
-	// ahead is asked once, before the first stage that is not answered by an earlier run.
-	ahead    func() error
-	foreseen bool
-	mu       sync.Mutex // guards Record
+	// smokeAhead tells that a smoke run is to come, foreseen that foreseeSmoke has looked at the machine for it.
+	smokeAhead, foreseen bool
+
+	mu sync.Mutex // guards Record
 
 	// Results of stages that later ones build on.
 	build  *BuildResult
@@ -171,12 +171,11 @@ func fetchError(m Module, r *engine.Result) error {
 	if !unreachable(r.Stderr) {
 		return fault.Usagef("`go mod download` in that directory shows the same; `go mod tidy` mends most of it.", "the requirements of module %s cannot be met: %v", m.Path, cause)
 	}
+	next := "Check the network, GOPROXY, and credentials (netrc) for private modules; with a warm module cache or vendor/ no network is needed."
 	if bytes.Contains(r.Stderr, []byte("403 Forbidden")) {
-		return fault.Environmentf(cause, "The module proxy answers and refuses: see that the version exists, and that the proxy's rules and your credentials (netrc) allow it.",
-			"the modules that %s requires cannot be fetched", m.Path)
+		next = "The module proxy answers and refuses: see that the version exists, and that the proxy's rules and your credentials (netrc) allow it."
 	}
-	return fault.Environmentf(cause, "Check the network, GOPROXY, and credentials (netrc) for private modules; with a warm module cache or vendor/ no network is needed.",
-		"the modules that %s requires cannot be fetched", m.Path)
+	return fault.Environmentf(cause, next, "the modules that %s requires cannot be fetched", m.Path)
 }
 
 // stage is one stage of the run while it runs.
@@ -273,7 +272,7 @@ func (p *Pipeline) All(ctx context.Context) error {
 	if _, err := p.publishTags(); err != nil {
 		return err
 	}
-	p.ahead = p.foreseeSmoke
+	p.smokeAhead = true
 	vet, err := p.Vet(ctx)
 	if err != nil {
 		return err

@@ -53,10 +53,10 @@ func newReuse(e engine.Engine, c Config, o Options) *reuse {
 	}
 	source, compiled := identify(e.Source()), e.Source()
 	compiled.Files = compiledFiles(compiled)
+	machine := fmt.Sprintf("%d %q %q %s %s/%s\n", recordSchema, thisProgram(), e.Name(), f.Fingerprint(), runtime.GOOS, runtime.GOARCH)
 	digest := func(source string) string {
-		h := sha256.New()
-		fmt.Fprintf(h, "%d %q %q %s %s/%s\n%s", recordSchema, thisProgram(), e.Name(), f.Fingerprint(), runtime.GOOS, runtime.GOARCH, source)
-		return hex.EncodeToString(h.Sum(nil))
+		sum := sha256.Sum256([]byte(machine + source))
+		return hex.EncodeToString(sum[:])
 	}
 	return &reuse{
 		store: store.Open(filepath.Join(o.Cache, "results")),
@@ -231,11 +231,8 @@ func stored[T any, R interface {
 			return result, nil
 		}
 	}
-	if ahead := p.ahead; ahead != nil {
-		p.ahead = nil
-		if err := ahead(); err != nil {
-			return nil, err
-		}
+	if err := p.foreseeSmoke(); err != nil {
+		return nil, err
 	}
 	if !kept {
 		return run()

@@ -77,10 +77,11 @@ func badAnswer(format string, a ...any) error { return errSmoke(fmt.Sprintf(form
 // error is that of Start.
 type Isolator interface{ CheckIsolation(kind string) error }
 
-// foreseeSmoke says before anything is built for it that this machine cannot isolate an image, where that is known.
+// foreseeSmoke says before anything is built for a smoke run that this machine cannot isolate an image, where that is
+// known. It looks once.
 func (p *Pipeline) foreseeSmoke() error {
 	x, ok := p.engine.(Isolator)
-	if !ok || p.foreseen || p.Config.Smoke.Isolation == "off" || !slices.Contains(p.imagePlatforms(), NativePlatform()) {
+	if !ok || !p.smokeAhead || p.foreseen || p.Config.Smoke.Isolation == "off" || !slices.Contains(p.imagePlatforms(), NativePlatform()) {
 		return nil
 	}
 	p.foreseen = true
@@ -98,7 +99,7 @@ func (s Smoke) engineIsolation() string {
 // Smoke starts the image of every platform that this machine can execute as production would, asks the
 // probes, and stops it.
 func (p *Pipeline) Smoke(ctx context.Context) (*SmokeResult, error) {
-	p.ahead = p.foreseeSmoke
+	p.smokeAhead = true
 	image, err := p.Image(ctx)
 	if err != nil || image.Verdict != Passed {
 		return &SmokeResult{Verdict: Skipped}, err
@@ -416,9 +417,11 @@ func (t *trial) serve(ctx context.Context, probes []Probe) (string, error) {
 		if ports, listenErr := w.Listening(ctx); listenErr == nil {
 			t.run.Ports = ports
 			// One may have listened before the others: which one was asked is no chance.
-			if i := slices.IndexFunc(probes, Probe.needsPort); i >= 0 && len(t.config.tcpPorts()) == 0 && only(ports) != nil {
-				t.run.asked = probes[i].String()
-				err = badAnswer("%s: %v", probes[i], only(ports))
+			if i := slices.IndexFunc(probes, Probe.needsPort); i >= 0 && len(t.config.tcpPorts()) == 0 {
+				if several := only(ports); several != nil {
+					t.run.asked = probes[i].String()
+					err = badAnswer("%s: %v", probes[i], several)
+				}
 			}
 		}
 		if err == nil {

@@ -54,7 +54,8 @@ var (
 		{"Source and output", []string{"source", "profile", "engine", "go-image", "output", "fresh", "parallel", "json", "timestamps"}, nil},
 		{"What to test and build", []string{"go-versions", "platforms", "modules", "packages", "commands", "tags", "ldflags", "race", "cgo", "shuffle", "count", "timeout", "vet-checks", "rebuild"}, nil},
 		{"Known vulnerabilities", []string{"vuln", "vuln-mode", "vuln-db"}, []string{"vet", "test", "build", "verify", "image", "smoke", "attest", "publish", "deps", "compare", "kube", "init", "lock", "doctor"}},
-		{"Image", []string{"base", "mirrors", "entrypoint", "args", "user", "env", "ports", "volumes", "working-dir", "stop-signal", "capabilities", "labels", "certificates", "timezones", "accounts", "tmp",
+		{"Base image", []string{"base"}, slices.DeleteFunc(slices.Clone(noImage), func(c string) bool { return c == "build" })}, // which decides whether programs may be linked dynamically
+		{"Image", []string{"mirrors", "entrypoint", "args", "user", "env", "ports", "volumes", "working-dir", "stop-signal", "capabilities", "labels", "certificates", "timezones", "accounts", "tmp",
 			"format", "compression", "size-limit", "layer-limit", "previous"}, noImage},
 		{"Smoke run", []string{"smoke", "repeat"}, append([]string{"verify", "image", "attest", "lock"}, noImage...)},
 		{"Publish and sign", []string{"to", "dry-run", "username", "password", "sign-key", "sign-password"}, append([]string{"image", "smoke", "compare", "lock"}, noImage...)},

@@ -177,8 +177,7 @@ func (o *printer) repeat(stage string, narrow map[string]string) string {
 	words := []string{"slipway", stage}
 	for _, given := range o.in.given {
 		name, _, _ := strings.Cut(given, "=")
-		// The base decides whether a program may be linked dynamically.
-		unused := name != "base" && slices.ContainsFunc(flagGroups, func(g flagGroup) bool { return slices.Contains(g.flags, name) && slices.Contains(g.unused, stage) })
+		unused := slices.ContainsFunc(flagGroups, func(g flagGroup) bool { return slices.Contains(g.flags, name) && slices.Contains(g.unused, stage) })
 		if _, ok := narrow[name]; !ok && !unused && name != "json" && name != "timestamps" && (name != "to" && name != "dry-run" || stage == "publish") {
 			words = append(words, quote("--"+given))
 		}

@@ -15,7 +15,7 @@ import (
 // task is a task that runs.
 type task struct {
 	name   string
-	stage  string
+	stage  *stage // nil if it is of none
 	start  time.Time
 	detail string    // what runs now
 	due    time.Time // when Plain says next that it still runs
@@ -47,8 +47,8 @@ type tasks struct {
 	column  int      // width of the column of names
 }
 
-// stage is that of a name, nil if the name is empty.
-func (t *tasks) stage(name string, now time.Time) *stage {
+// started counts a task of a stage and returns the stage, nil if the name is empty.
+func (t *tasks) started(name string, now time.Time) *stage {
 	if name == "" {
 		return nil
 	}
@@ -57,6 +57,7 @@ func (t *tasks) stage(name string, now time.Time) *stage {
 		i = len(t.stages)
 		t.stages = append(t.stages, &stage{name: name, start: now, ended: map[pipelines.Verdict]int{}})
 	}
+	t.stages[i].tasks++
 	return t.stages[i]
 }
 
@@ -78,17 +79,14 @@ func (t *tasks) event(e pipelines.Event, now time.Time) string {
 	case pipelines.EventStart, pipelines.EventProgress:
 		if i < 0 {
 			i = len(t.running)
-			t.running = append(t.running, &task{name: name, stage: report.Clean(e.Stage), start: now, due: now.Add(stillRunning)})
-			if s := t.stage(report.Clean(e.Stage), now); s != nil {
-				s.tasks++
-			}
+			t.running = append(t.running, &task{name: name, stage: t.started(report.Clean(e.Stage), now), start: now, due: now.Add(stillRunning)})
 		}
 		if e.Detail != "" {
 			t.running[i].detail = report.Clean(e.Detail)
 		}
 	case pipelines.EventDone:
 		if i >= 0 {
-			if s := t.stage(t.running[i].stage, now); s != nil {
+			if s := t.running[i].stage; s != nil {
 				s.ended[e.Verdict]++
 			}
 			t.running = slices.Delete(t.running, i, i+1)
@@ -140,10 +138,10 @@ func (g group) heading() bool { return g.stage != nil && g.stage.tasks > 1 }
 func (t *tasks) groups() []group {
 	var all []group
 	for _, r := range t.running {
-		i := slices.IndexFunc(all, func(g group) bool { return g.running[0].stage == r.stage })
+		i := slices.IndexFunc(all, func(g group) bool { return g.stage == r.stage })
 		if i < 0 {
 			i = len(all)
-			all = append(all, group{stage: t.stage(r.stage, r.start)})
+			all = append(all, group{stage: r.stage})
 		}
 		all[i].running = append(all[i].running, r)
 	}

@@ -24,6 +24,9 @@ const (
 	kindProcess    = "process"
 )
 
+// isolating are the kinds that isolate, the best first.
+var isolating = []string{kindRunc, kindCrun, kindNamespaces}
+
 // Start starts the image that c names and returns once its entrypoint has been executed. ctx bounds the
 // start alone: afterwards the process runs until it ends or is closed. When Start fails or ctx is cancelled
 // before it returns, nothing is left behind.

@@ -41,9 +41,9 @@ func (a attempt) owners() bool { return a.kind != kindProcess && !a.userns }
 // attempts returns the ways to isolate a process as the given kind says, the best first, and the kinds
 // that are out of the question here.
 func attempts(isolation string) ([]attempt, []Level, error) {
-	kinds := []string{kindRunc, kindCrun, kindNamespaces}
+	kinds := isolating
 	if isolation != "" {
-		if !slices.Contains(append(kinds, kindProcess), isolation) {
+		if isolation != kindProcess && !slices.Contains(kinds, isolation) {
 			return nil, nil, fault.Usagef("auto takes the best that the machine has.", "unknown isolation %q: it is one of %s and %s", isolation, strings.Join(kinds, ", "), kindProcess)
 		}
 		kinds = []string{isolation}
@@ -424,7 +424,7 @@ func launch(ctx context.Context, o *order) (*process, error) {
 
 func available() []Level {
 	var levels []Level
-	for _, kind := range []string{kindRunc, kindCrun, kindNamespaces} {
+	for _, kind := range isolating {
 		levels = append(levels, probe(kind, ""))
 	}
 	return append(levels, Level{Kind: kindProcess, Missing: observe(0, &order{Kind: kindProcess}).missing})
@@ -434,7 +434,7 @@ func (r *roots) check(isolation string) error {
 	if _, _, err := attempts(isolation); err != nil || isolation == kindProcess {
 		return err
 	}
-	kinds := []string{kindRunc, kindCrun, kindNamespaces}
+	kinds := isolating
 	if isolation != "" {
 		kinds = []string{isolation}
 	}

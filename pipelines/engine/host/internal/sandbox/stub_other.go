@@ -5,6 +5,7 @@ package sandbox
 import (
 	"context"
 	"runtime"
+	"slices"
 
 	"github.com/slipway-ci/slipway/pipelines/engine"
 )
@@ -32,7 +33,7 @@ func (*roots) check(isolation string) error {
 
 func available() []Level {
 	var levels []Level
-	for _, kind := range []string{kindRunc, kindCrun, kindNamespaces, kindProcess} {
+	for _, kind := range append(slices.Clone(isolating), kindProcess) {
 		levels = append(levels, Level{Kind: kind, Reason: "images for Linux cannot be run on " + runtime.GOOS + ", not even without isolation"})
 	}
 	return levels
